@@ -1,0 +1,1 @@
+"""One file for each command: declare arguments, call the function, give the exit code."""

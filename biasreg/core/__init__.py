@@ -1,0 +1,1 @@
+"""Records and files: errors, geometry, datasets, images, transforms. Imports no torch."""

@@ -1,0 +1,1 @@
+"""A small synthetic anatomy, so that the main job runs anywhere with no download."""

@@ -1,0 +1,1 @@
+"""From a pair of images to a displacement field on disk."""

@@ -1,0 +1,1 @@
+"""BIASNet, one file for each box of the paper's figures."""

@@ -1,0 +1,1 @@
+"""Facts (fingerprint) and decisions (plans). Imports no torch."""

@@ -1,0 +1,1 @@
+"""From raw cases to arrays in the canonical frame that the plans describe."""

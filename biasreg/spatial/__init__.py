@@ -1,0 +1,1 @@
+"""Differentiable mathematics of displacement fields."""

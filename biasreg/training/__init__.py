@@ -1,0 +1,1 @@
+"""Fitting BIASNet to one fold."""
