@@ -166,7 +166,9 @@ def test_interoperability_environment_is_pinned(python_version: str) -> None:
 
 
 def test_every_package_that_biasreg_imports_is_a_declared_requirement() -> None:
-    declared = {canonicalize_name(r.name) for r in requirements(*set(PROJECT["optional-dependencies"]) - {"test", "dev"})}
+    declared = {
+        canonicalize_name(r.name) for r in requirements(*set(PROJECT["optional-dependencies"]) - {"test", "dev"})
+    }
     distributions = importlib.metadata.packages_distributions()
     undeclared = {
         f"{path.relative_to(ROOT)}: {module}"
