@@ -67,7 +67,7 @@ class Case:
     Attributes:
         identifier: Name of the case.
         subject: The person; the identifier when `dataset.json` names none.
-        modality: Modality; empty when `dataset.json` names none.
+        modality: Modality; the name of the first channel when `dataset.json` names none.
         images: One file per channel, in the order of the channels.
         labels: Label map.
         mask: Where the similarity counts.
@@ -159,7 +159,7 @@ def scan_cases(folder: Path, json: DatasetJson, split: Split) -> tuple[tuple[Cas
     Returns:
         The cases whose images are complete, sorted by identifier, and one line for each fault.
     """
-    channels, faults = _group_channels(folder / f"images{split}", json)
+    channels, faults = group_channels(folder / f"images{split}", json)
     faults += _stray_channel_faults(channels)
     cases = []
     for identifier in sorted(channels):
@@ -172,7 +172,7 @@ def scan_cases(folder: Path, json: DatasetJson, split: Split) -> tuple[tuple[Cas
     return tuple(cases), faults
 
 
-def _group_channels(folder: Path, json: DatasetJson) -> tuple[dict[str, dict[int, list[Path]]], list[str]]:
+def group_channels(folder: Path, json: DatasetJson) -> tuple[dict[str, dict[int, list[Path]]], list[str]]:
     """Sort the image files by case and channel."""
     groups: dict[str, dict[int, list[Path]]] = defaultdict(lambda: defaultdict(list))
     faults = []
@@ -239,7 +239,7 @@ def _make_case(folder: Path, json: DatasetJson, split: Split, identifier: str, i
     return Case(
         identifier=identifier,
         subject=json.subjects.get(identifier, identifier),
-        modality=json.modalities.get(identifier, ""),
+        modality=json.modalities.get(identifier, json.channel_names["0"]),
         images=images,
         labels=labels if labels.is_file() else None,
         mask=mask if mask.is_file() else None,
@@ -273,8 +273,8 @@ def _json_faults(json: DatasetJson) -> list[str]:
 
 def _name_faults(folder: Path, json: DatasetJson) -> list[str]:
     """Return a fault for each case that `dataset.json` names and the folders don't hold."""
-    training = set(_group_channels(folder / "imagesTr", json)[0])
-    known = training | set(_group_channels(folder / "imagesTs", json)[0])
+    training = set(group_channels(folder / "imagesTr", json)[0])
+    known = training | set(group_channels(folder / "imagesTs", json)[0])
     faults = [
         f"{table}.{case}: there is no image of such a case in imagesTr or imagesTs; correct the name"
         for table, names in (("subjects", json.subjects), ("modalities", json.modalities))

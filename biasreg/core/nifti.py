@@ -60,7 +60,9 @@ def load(path: Path) -> Any:
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file") from None
     except READ_ERRORS as error:
-        raise ImageError(f"{path}: cannot be read as NIfTI ({_one_line(error)}); replace the file") from error
+        raise ImageError(
+            f"{path}: cannot be read as NIfTI ({_one_line(error)}); the file is cut off, damaged, or no NIfTI"
+        ) from error
     if not isinstance(image, nibabel.Nifti1Image):
         raise ImageError(f"{path}: is {type(image).__name__}, not NIfTI; convert it to NIfTI")
     return image

@@ -17,7 +17,7 @@ def test_a_dataset_is_read_with_its_cases_and_labels_in_order(make_dataset):
     assert dataset.label_values == (1, 3)
     assert dataset.num_channels == 1
     first, second, _ = dataset.cases()
-    assert (first.identifier, first.subject, first.modality) == ("a", "P1", "")
+    assert (first.identifier, first.subject, first.modality) == ("a", "P1", "MRI0")
     assert (second.identifier, second.subject, second.modality) == ("b", "b", "CT")
     assert first.images == (dataset.folder / "imagesTr" / "a_0000.nii.gz",)
     assert first.labels == dataset.folder / "labelsTr" / "a.nii.gz"
