@@ -44,6 +44,7 @@ class PreprocessingPlans:
         spacing: Voxel size of the canonical grid in mm, along x, y, z.
         patch_size: Shape of the canonical grid in voxels: the whole field of view plus a margin, and a multiple of the
             network's divisor.
+        modality: Modality that foreground detection and normalisation assume; `mixed` when cases differ.
         normalization: One entry per channel.
         prealignment: How each case is brought into the canonical frame.
         reference_case: The case that all others are aligned to when `prealignment` is `affine`, else None.
@@ -53,6 +54,7 @@ class PreprocessingPlans:
 
     spacing: tuple[float, float, float]
     patch_size: tuple[int, int, int]
+    modality: str
     normalization: tuple[ChannelNormalization, ...]
     prealignment: PreAlignment
     reference_case: str | None

@@ -1,0 +1,45 @@
+"""Arguments that several commands share."""
+
+import argparse
+import os
+from pathlib import Path
+
+from biasreg.core.paths import Roots, resolve_roots
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Make a parser that shows defaults and takes no abbreviated options.
+
+    Args:
+        description: What the command does, in a sentence or two.
+
+    Returns:
+        The parser.
+    """
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_roots(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the three root folders.
+
+    Args:
+        parser: The parser.
+    """
+    group = parser.add_argument_group("folders (default: environment variables, then ./biasreg_data)")
+    group.add_argument("--raw", type=Path, help="raw datasets (biasreg_raw)")
+    group.add_argument("--preprocessed", type=Path, help="preprocessed datasets (biasreg_preprocessed)")
+    group.add_argument("--results", type=Path, help="trained models (biasreg_results)")
+
+
+def roots_from(arguments: argparse.Namespace) -> Roots:
+    """Find the root folders from flags, environment and working folder.
+
+    Args:
+        arguments: Parsed arguments of a parser with `add_roots`.
+
+    Returns:
+        The roots.
+    """
+    return resolve_roots(os.environ, raw=arguments.raw, preprocessed=arguments.preprocessed, results=arguments.results)

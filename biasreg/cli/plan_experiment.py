@@ -1,0 +1,30 @@
+"""The command `biasreg_plan_experiment`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from biasreg.cli.preparation import run_preparation
+from biasreg.core.paths import Roots
+
+if TYPE_CHECKING:
+    from biasreg.preprocessing.prepare import PrepareOptions
+
+DESCRIPTION = "Make plans and folds from a dataset's fingerprint."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments; those of the process when None.
+
+    Returns:
+        Exit code.
+    """
+    return run_preparation(DESCRIPTION, _step, argv)
+
+
+def _step(roots: Roots, dataset: str, options: "PrepareOptions") -> None:
+    from biasreg.preprocessing.prepare import plan_experiment
+
+    plan_experiment(roots, dataset, options)

@@ -1,0 +1,39 @@
+"""What every command does around its function: messages on stderr, one line per error, the exit code."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+from biasreg.core.errors import BiasregError
+
+EXIT_DONE = 0
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def run_command(function: Callable[[], int | None]) -> int:
+    """Run a command's function and turn its outcome into an exit code.
+
+    Messages of level INFO and above go to stderr as plain text, unless the program that calls has set up logging.
+
+    Args:
+        function: The command, its arguments bound; returns an exit code, or None when all is done.
+
+    Returns:
+        The function's code; the error's `exit_code` when it raised a `BiasregError`, whose text is then one line
+        `error: …` on stderr; 130 when interrupted. Any other exception is a fault of the program and is passed on.
+    """
+    _set_up_logging()
+    try:
+        code = function()
+    except BiasregError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_DONE if code is None else code
+
+
+def _set_up_logging() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("biasreg").setLevel(logging.INFO)

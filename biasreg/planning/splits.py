@@ -1,0 +1,54 @@
+"""Cross-validation folds that never share a subject."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from biasreg.core.errors import DatasetError
+
+DEFAULT_FOLDS = 5
+SPLIT_SEED = 12345  # the same seed as nnU-Net's splits, so that folds are familiar
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Case identifiers of one fold.
+
+    Attributes:
+        train: Cases that training may use.
+        validation: Cases of subjects that training never sees.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+
+def make_splits(subjects: Mapping[str, str], folds: int = DEFAULT_FOLDS) -> tuple[Fold, ...]:
+    """Split cases into folds by subject.
+
+    Args:
+        subjects: Subject of each case identifier.
+        folds: Number of folds; fewer when there are fewer subjects.
+
+    Returns:
+        The folds; every case is in `validation` of exactly one.
+
+    Raises:
+        DatasetError: If there are fewer than two subjects.
+    """
+    unique = sorted(set(subjects.values()))
+    if len(unique) < 2:
+        raise DatasetError(
+            f"a dataset of {len(unique)} subject(s) cannot be split · a fold needs other subjects to validate on · "
+            "add cases, or name their subjects under 'subjects' in dataset.json"
+        )
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(unique))
+    groups = [{unique[index] for index in part} for part in np.array_split(order, min(folds, len(unique)))]
+    return tuple(
+        Fold(
+            train=tuple(sorted(case for case, subject in subjects.items() if subject not in group)),
+            validation=tuple(sorted(case for case, subject in subjects.items() if subject in group)),
+        )
+        for group in groups
+    )

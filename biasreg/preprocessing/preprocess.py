@@ -1,0 +1,250 @@
+"""From raw cases to arrays on the canonical grid; the same functions serve training and prediction."""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from biasreg.core.dataset import Case, Dataset
+from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.image_io import Image, read_image, read_labels, write_image
+from biasreg.planning.fingerprint import Fingerprint, source_hash
+from biasreg.planning.foreground import foreground_mask
+from biasreg.planning.plans import PreprocessingPlans
+from biasreg.preprocessing.normalization import normalize
+from biasreg.preprocessing.prealign import foreground_center, register_affine, translation
+from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
+from biasreg.preprocessing.storage import (
+    REFERENCE_FILE,
+    StoredCase,
+    is_stamped,
+    read_stored_case,
+    write_case,
+    write_stamp,
+)
+
+logger = logging.getLogger(__name__)
+
+# Anatomy outside the grid beyond this fraction is reported by case.
+OUTSIDE_NOTICE = 0.01
+
+
+class CanonicalImage(NamedTuple):
+    """An image on the canonical grid.
+
+    Attributes:
+        image: (C, X, Y, Z) float32 in [0, 1]; 0 outside the image's field of view.
+        mask: (X, Y, Z) bool, true inside the field of view.
+        foreground_outside: Fraction of the anatomy that lies outside the grid.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    foreground_outside: float
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """What a frame is found from.
+
+    Attributes:
+        plans: The preprocessing plans.
+        reference: Image that all cases are aligned to, when pre-alignment is `affine`.
+    """
+
+    plans: PreprocessingPlans
+    reference: Image | None
+
+    def frame(self, image: Image, shared_center: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Find the frame of an image.
+
+        Args:
+            image: First channel of the case.
+            shared_center: World point (RAS mm) that becomes the canonical origin when pre-alignment is `none`.
+
+        Returns:
+            (4, 4) matrix from canonical mm to the image's world, RAS mm.
+        """
+        if self.plans.prealignment == "none":
+            return translation(shared_center)
+        if self.plans.prealignment == "center" or self.reference is None:
+            return translation(foreground_center(image, self.plans.modality))
+        # The stored reference already lies in the canonical frame.
+        return register_affine(self.reference, image, (self.plans.modality, self.plans.modality))
+
+
+def canonical_grid(plans: PreprocessingPlans) -> Geometry:
+    """Build the canonical grid: RAS axes, centre at the origin.
+
+    Args:
+        plans: The preprocessing plans.
+
+    Returns:
+        The grid.
+    """
+    return Geometry.centered(plans.patch_size, plans.spacing)
+
+
+def canonical_image(channels: Sequence[Image], frame: np.ndarray, plans: PreprocessingPlans) -> CanonicalImage:
+    """Normalise an image and sample it on the canonical grid.
+
+    Args:
+        channels: One image per channel, all on one grid.
+        frame: (4, 4) canonical mm → world RAS mm of the image.
+        plans: The preprocessing plans.
+
+    Returns:
+        The image on the canonical grid.
+    """
+    grid, geometry = canonical_grid(plans), channels[0].geometry
+    foreground = foreground_mask(channels[0].array, plans.modality)
+    arrays = [
+        to_canonical(normalize(channel.array, foreground, plan), geometry, grid, frame, fill=0.0)
+        for channel, plan in zip(channels, plans.normalization, strict=True)
+    ]
+    outside = _fraction_outside(foreground, geometry, grid, frame)
+    return CanonicalImage(np.stack(arrays), field_of_view(geometry, grid, frame), outside)
+
+
+def preprocess_dataset(
+    dataset: Dataset, fingerprint: Fingerprint, plans: PreprocessingPlans, folder: Path, executor: Executor
+) -> None:
+    """Preprocess all training cases of a dataset into a folder.
+
+    Complete cases whose raw files have not changed are kept; a folder made with other plans is made anew.
+
+    Args:
+        dataset: The raw dataset.
+        fingerprint: Its fingerprint.
+        plans: The preprocessing plans.
+        folder: Where the cases go.
+        executor: Where they are made.
+    """
+    if folder.exists() and not is_stamped(folder, plans):
+        logger.info("the plans have changed: preprocessing anew in %s", folder)
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_stamp(folder, plans)
+    cases = dataset.cases("Tr")
+    _write_reference(cases, plans, folder)
+    pending = [case for case in cases if not _is_complete(folder, case)]
+    if len(pending) < len(cases):
+        logger.info("%d of %d cases are already preprocessed", len(cases) - len(pending), len(cases))
+    centers = shared_centers(fingerprint, dataset.json.pairing)
+    futures = [executor.submit(preprocess_case, case, centers[case.identifier], plans, folder) for case in pending]
+    try:
+        for future in tqdm(as_completed(futures), total=len(futures), desc="preprocessing", disable=None):
+            future.result()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    _report_outside([read_stored_case(folder, case.identifier) for case in cases])
+
+
+def preprocess_case(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> StoredCase:
+    """Preprocess one case and store it.
+
+    Args:
+        case: The case.
+        shared_center: World point (RAS mm) that becomes the canonical origin when pre-alignment is `none`.
+        plans: The preprocessing plans.
+        folder: Where it goes; holds the reference image when pre-alignment is `affine`.
+
+    Returns:
+        The stored record.
+    """
+    channels = [read_image(path) for path in case.images]
+    frame = read_frame_source(plans, folder).frame(channels[0], shared_center)
+    canonical = canonical_image(channels, frame, plans)
+    mask = canonical.mask
+    grid = canonical_grid(plans)
+    if case.mask is not None:
+        user_mask = read_labels(case.mask)
+        mask = mask & (labels_to_canonical(user_mask.array > 0, user_mask.geometry, grid, frame, (1,)) > 0)
+    classes = None
+    if case.labels is not None:
+        labels = read_labels(case.labels)
+        classes = labels_to_canonical(labels.array, labels.geometry, grid, frame, plans.label_values)
+    present = () if classes is None else tuple(int(value) for value in np.unique(classes) if value > 0)
+    record = StoredCase(
+        identifier=case.identifier,
+        subject=case.subject,
+        modality=case.modality,
+        annotated=classes is not None,
+        label_presence=present,
+        frame=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in frame),
+        geometry=channels[0].geometry,
+        foreground_outside=canonical.foreground_outside,
+        source_hash=source_hash(case),
+    )
+    write_case(folder, record, canonical.image, mask, classes)
+    return record
+
+
+def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
+    """Read what frames are found from.
+
+    Args:
+        plans: The preprocessing plans.
+        folder: Folder of preprocessed cases, or of a trained model, that holds the reference image.
+
+    Returns:
+        The source of frames.
+    """
+    return FrameSource(plans, read_image(folder / REFERENCE_FILE) if plans.prealignment == "affine" else None)
+
+
+def shared_centers(fingerprint: Fingerprint, pairing: str) -> Mapping[str, tuple[float, ...]]:
+    """Find the canonical origin of each case for data that stay in the world of their headers.
+
+    Args:
+        fingerprint: The dataset's fingerprint.
+        pairing: Pairing of the dataset.
+
+    Returns:
+        Per case a world point (RAS mm): the mean foreground centre of its subject within subjects, else of all cases.
+    """
+    groups: dict[str, list[tuple[float, float, float]]] = {}
+    group_of = {case.identifier: case.subject if pairing == "intra-subject" else "" for case in fingerprint.cases}
+    for case in fingerprint.cases:
+        groups.setdefault(group_of[case.identifier], []).append(case.foreground_center)
+    means = {name: tuple(float(value) for value in np.mean(centers, axis=0)) for name, centers in groups.items()}
+    return {identifier: means[name] for identifier, name in group_of.items()}
+
+
+def _write_reference(cases: Sequence[Case], plans: PreprocessingPlans, folder: Path) -> None:
+    path = folder / REFERENCE_FILE
+    if plans.prealignment != "affine" or path.is_file():
+        return
+    case = next(case for case in cases if case.identifier == plans.reference_case)
+    image = read_image(case.images[0])
+    grid = canonical_grid(plans)
+    frame = translation(foreground_center(image, plans.modality))
+    minimum = float(image.array.min())
+    write_image(path, to_canonical(image.array, image.geometry, grid, frame, fill=minimum), grid)
+
+
+def _is_complete(folder: Path, case: Case) -> bool:
+    path = folder / f"{case.identifier}.json"
+    return path.is_file() and read_stored_case(folder, case.identifier).source_hash == source_hash(case)
+
+
+def _fraction_outside(foreground: np.ndarray, geometry: Geometry, grid: Geometry, frame: np.ndarray) -> float:
+    points = apply_affine(np.linalg.inv(frame @ grid.affine) @ geometry.affine, np.argwhere(foreground))
+    outside = ((points < -0.5) | (points > np.array(grid.shape) - 0.5)).any(axis=1)
+    return float(outside.mean())
+
+
+def _report_outside(records: Sequence[StoredCase]) -> None:
+    cut = [record for record in records if record.foreground_outside > OUTSIDE_NOTICE]
+    for record in cut:
+        logger.warning(
+            "case %s: %.1f %% of the anatomy lies outside the grid", record.identifier, 100 * record.foreground_outside
+        )

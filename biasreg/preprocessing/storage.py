@@ -1,0 +1,186 @@
+"""Preprocessed cases on disk: uncompressed arrays that training maps into memory, and one small record per case.
+
+```
+<preprocessed>/DatasetNNN_Name/<plans>_<configuration>/
+  preprocessing.json   which plans the folder was made with
+  reference.nii.gz     the case that all are aligned to, when pre-alignment is affine
+  <case>.npy           image, float16, (C, X, Y, Z), in [0, 1]
+  <case>_seg.npy       classes, uint8 or uint16, (X, Y, Z); only of cases with labels
+  <case>_mask.npy      where the image has values, uint8, (X, Y, Z)
+  <case>.json          the case's record; written last, so that it marks the case as complete
+```
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from biasreg.core.errors import PlansError
+from biasreg.core.geometry import Geometry
+from biasreg.core.serialization import atomic_write, content_hash, read_record, write_record
+from biasreg.planning.plans import PreprocessingPlans
+
+STAMP_FILE = "preprocessing.json"
+REFERENCE_FILE = "reference.nii.gz"
+
+Matrix = tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class PreprocessingStamp:
+    """Which plans a folder of preprocessed cases was made with.
+
+    Attributes:
+        plans_hash: Content hash of the `PreprocessingPlans`.
+    """
+
+    plans_hash: str
+
+
+@dataclass(frozen=True)
+class StoredCase:
+    """Record of one preprocessed case.
+
+    Attributes:
+        identifier: Case identifier.
+        subject: Subject of the case.
+        modality: Modality of the case.
+        annotated: Whether the case has a label map.
+        label_presence: Classes (1, 2, ...) that occur on the canonical grid.
+        frame: (4, 4) matrix from canonical coordinates (mm) to the case's world (RAS mm).
+        geometry: Grid of the raw image.
+        foreground_outside: Fraction of the anatomy that lies outside the canonical grid.
+        source_hash: Hash of the raw files.
+    """
+
+    identifier: str
+    subject: str
+    modality: str
+    annotated: bool
+    label_presence: tuple[int, ...]
+    frame: Matrix
+    geometry: Geometry
+    foreground_outside: float
+    source_hash: str
+
+
+def configuration_folder(dataset_folder: Path, plans_name: str, configuration: str) -> Path:
+    """Name the folder of the preprocessed cases of one configuration.
+
+    Args:
+        dataset_folder: Folder of the dataset under the root of preprocessed data.
+        plans_name: Name of the plans.
+        configuration: Name of the configuration.
+
+    Returns:
+        The folder.
+    """
+    return dataset_folder / f"{plans_name}_{configuration}"
+
+
+def write_stamp(folder: Path, plans: PreprocessingPlans) -> None:
+    """Note in a folder which plans it is made with.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        plans: The plans.
+    """
+    write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans)))
+
+
+def is_stamped(folder: Path, plans: PreprocessingPlans) -> bool:
+    """Tell whether a folder was made with these plans.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        plans: The plans.
+
+    Returns:
+        False also when the folder has no stamp.
+    """
+    path = folder / STAMP_FILE
+    return path.is_file() and read_record(path, PreprocessingStamp).plans_hash == content_hash(plans)
+
+
+def check_stamp(folder: Path, plans: PreprocessingPlans, command: str) -> None:
+    """Refuse a folder that was not made with these plans.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        plans: The plans.
+        command: The command that makes the folder anew, for the message.
+
+    Raises:
+        PlansError: If the folder is missing or was made with other plans.
+    """
+    if not (folder / STAMP_FILE).is_file():
+        raise PlansError(f"no preprocessed cases · {folder} · run `{command}`")
+    if not is_stamped(folder, plans):
+        raise PlansError(
+            f"the cases were preprocessed with other plans than those at hand · {folder} · run `{command}`"
+        )
+
+
+def write_case(
+    folder: Path, record: StoredCase, image: np.ndarray, mask: np.ndarray, labels: np.ndarray | None
+) -> None:
+    """Store a preprocessed case; its record comes last and marks it as complete.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        record: The case's record.
+        image: (C, X, Y, Z) in [0, 1].
+        mask: (X, Y, Z), true where the image has values.
+        labels: (X, Y, Z) classes, or None.
+    """
+    _write_array(folder / f"{record.identifier}.npy", image.astype(np.float16))
+    _write_array(folder / f"{record.identifier}_mask.npy", mask.astype(np.uint8))
+    if labels is not None:
+        _write_array(folder / f"{record.identifier}_seg.npy", labels)
+    write_record(folder / f"{record.identifier}.json", record)
+
+
+def read_stored_case(folder: Path, identifier: str) -> StoredCase:
+    """Read the record of a preprocessed case.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        identifier: Case identifier.
+
+    Returns:
+        The record.
+
+    Raises:
+        PlansError: If the case is not there.
+    """
+    path = folder / f"{identifier}.json"
+    if not path.is_file():
+        raise PlansError(f"case {identifier} is not preprocessed · {path} · run `biasreg_preprocess` again")
+    return read_record(path, StoredCase)
+
+
+def load_image(folder: Path, identifier: str) -> np.ndarray:
+    """Map a case's image into memory: (C, X, Y, Z), float16, in [0, 1]."""
+    return _load_array(folder / f"{identifier}.npy")
+
+
+def load_mask(folder: Path, identifier: str) -> np.ndarray:
+    """Map the mask of a case's values into memory: (X, Y, Z), uint8."""
+    return _load_array(folder / f"{identifier}_mask.npy")
+
+
+def load_labels(folder: Path, identifier: str) -> np.ndarray:
+    """Map a case's classes into memory: (X, Y, Z), zeros for a case without labels."""
+    path = folder / f"{identifier}_seg.npy"
+    return _load_array(path) if path.is_file() else np.zeros(load_mask(folder, identifier).shape, dtype=np.uint8)
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array))
+
+
+def _load_array(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r")
+    return array
