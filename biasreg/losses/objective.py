@@ -1,0 +1,205 @@
+"""The training objective: which terms there are, and what each of them sees."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from biasreg.losses.ardc import consistency_loss, label_mask, sample_label_subset
+from biasreg.losses.overlap import labels_in_both, one_hot, segmentation_loss, soft_dice_loss
+from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.losses.smoothness import diffusion_loss
+from biasreg.planning.plans import LossWeights, Similarity
+from biasreg.spatial.guards import at_least_float32, require_same_grid, require_same_shape
+from biasreg.spatial.warp import warp
+
+
+class RegistrationOutput(Protocol):
+    """What the objective needs of a network's output."""
+
+    @property
+    def displacement(self) -> Tensor:
+        """Φ, (B, 3, X, Y, Z) in voxels."""
+
+    @property
+    def moving_logits(self) -> Tensor | None:
+        """Segmentation of the moving image, (B, K, X', Y', Z'), or None without a segmentation head."""
+
+    @property
+    def fixed_logits(self) -> Tensor | None:
+        """Segmentation of the fixed image, the same."""
+
+
+class PairBatch(NamedTuple):
+    """Pairs of images with their labels.
+
+    Attributes:
+        moving: (B, C, X, Y, Z) float, intensities in [0, 1].
+        fixed: The same.
+        moving_labels: (B, 1, X, Y, Z) integer in 0 .. num_labels - 1; zeros for a case without labels.
+        fixed_labels: The same.
+        moving_annotated: (B,) bool: whether the case has labels.
+        fixed_annotated: The same.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    moving_labels: Tensor
+    fixed_labels: Tensor
+    moving_annotated: Tensor
+    fixed_annotated: Tensor
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """What the objective is made of.
+
+    Attributes:
+        similarity: `lncc` within a modality, `mind` across modalities.
+        window: Side of the local NCC window in voxels, odd.
+        weights: Weight of each term.
+        spacing: Voxel size in mm along each array axis.
+        num_labels: Foreground labels plus background.
+        labels_per_step: At most this many labels enter the overlap term in one step.
+
+    Raises:
+        ValueError: On an unknown similarity, or numbers of labels below 1.
+    """
+
+    similarity: Similarity
+    window: int
+    weights: LossWeights
+    spacing: tuple[float, float, float]
+    num_labels: int
+    labels_per_step: int
+
+    def __post_init__(self) -> None:
+        if self.similarity not in get_args(Similarity):
+            raise ValueError(f"unknown similarity {self.similarity!r}; use one of {get_args(Similarity)}")
+        if self.num_labels < 1 or self.labels_per_step < 1:
+            raise ValueError(
+                f"num_labels is {self.num_labels} and labels_per_step is {self.labels_per_step}; "
+                "both must be at least 1"
+            )
+
+
+class Terms(NamedTuple):
+    """The objective and its parts.
+
+    Attributes:
+        total: The weighted sum, a scalar to differentiate.
+        terms: Each term before weighting, detached scalars: similarity, smoothness, overlap, segmentation, consistency.
+        displacement: Φ of the pair, (B, 3, X, Y, Z) in voxels.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    displacement: Tensor
+
+
+def objective(
+    network: Callable[[Tensor, Tensor], RegistrationOutput],
+    batch: PairBatch,
+    settings: ObjectiveSettings,
+    *,
+    consistency_scale: float,
+    generator: torch.Generator,
+) -> Terms:
+    """Run the network on a batch of pairs and return the training objective.
+
+    total = w_sim · similarity + w_smooth · diffusion + w_overlap · Dice + w_seg · segmentation
+    + w_con · scale · consistency.
+
+    The network is called once, and a second time on the masked pair when consistency counts and the pair shares labels.
+    It runs under the caller's autocast; fields and losses are float32.
+
+    Args:
+        network: Takes (moving, fixed), gives the output.
+        batch: The pairs.
+        settings: The terms and their weights.
+        consistency_scale: Factor of the consistency weight in [0, 1], which rises at the start of training.
+        generator: Draws the labels of the overlap and of the consistency term; on the CPU.
+
+    Returns:
+        The terms. A term that has nothing to look at, or was skipped, is 0.
+
+    Raises:
+        ValueError: On shapes that do not fit each other.
+    """
+    require_same_shape(batch.moving, batch.fixed, ("moving", "fixed"))
+    weights = settings.weights
+    output = network(batch.moving, batch.fixed)
+    displacement = at_least_float32(output.displacement)
+    require_same_grid(batch.fixed, displacement, ("fixed", "displacement"))
+    consistency_weight = weights.consistency * consistency_scale
+    with torch.autocast(batch.fixed.device.type, enabled=False):
+        terms = {
+            "similarity": _similarity(batch, displacement, settings),
+            "smoothness": diffusion_loss(displacement, settings.spacing),
+            "overlap": _overlap(batch, displacement, settings, generator),
+            "segmentation": _segmentation(batch, output),
+        }
+    subset = _consistency_labels(batch, settings, generator) if consistency_weight > 0 else None
+    if subset is None or not bool(subset.any()):
+        terms["consistency"] = displacement.new_zeros(())
+    else:
+        terms["consistency"] = _consistency(network, batch, displacement, subset)
+    total = (
+        weights.similarity * terms["similarity"]
+        + weights.smoothness * terms["smoothness"]
+        + weights.overlap * terms["overlap"]
+        + weights.segmentation * terms["segmentation"]
+        + consistency_weight * terms["consistency"]
+    )
+    return Terms(total, {name: term.detach() for name, term in terms.items()}, displacement)
+
+
+def _similarity(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
+    """Return the image term; outside the moving image is 0, the minimum of normalised images."""
+    warped = warp(at_least_float32(batch.moving), displacement, padding="zeros")
+    if settings.similarity == "lncc":
+        return local_ncc_loss(warped, batch.fixed, window=settings.window)
+    return mind_ssc_loss(warped, batch.fixed)
+
+
+def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
+    """Return soft Dice of the warped labels, over at most `labels_per_step` of those present in both."""
+    valid = labels_in_both(batch.moving_labels, batch.fixed_labels, settings.num_labels)
+    valid &= (batch.moving_annotated & batch.fixed_annotated)[:, None]
+    classes = valid.any(dim=0).nonzero().flatten().tolist()
+    if not classes:
+        return displacement.sum() * 0.0
+    if len(classes) > settings.labels_per_step:
+        drawn = torch.randperm(len(classes), generator=generator)[: settings.labels_per_step]
+        classes = [classes[index] for index in drawn.tolist()]
+    warped = warp(one_hot(batch.moving_labels, classes), displacement, padding="zeros")
+    return soft_dice_loss(warped, one_hot(batch.fixed_labels, classes), valid[:, classes])
+
+
+def _segmentation(batch: PairBatch, output: RegistrationOutput) -> Tensor:
+    """Return the segmentation loss, mean of moving and fixed; 0 without a segmentation head."""
+    if output.moving_logits is None or output.fixed_logits is None:
+        return output.displacement.new_zeros((), dtype=torch.float32)
+    moving = segmentation_loss(output.moving_logits, batch.moving_labels, batch.moving_annotated)
+    fixed = segmentation_loss(output.fixed_logits, batch.fixed_labels, batch.fixed_annotated)
+    return 0.5 * (moving + fixed)
+
+
+def _consistency_labels(batch: PairBatch, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
+    """Return the labels that each pair is masked to, (B, K) bool; none where a case is not annotated."""
+    subset = sample_label_subset(batch.moving_labels, batch.fixed_labels, settings.num_labels, generator)
+    return subset & (batch.moving_annotated & batch.fixed_annotated)[:, None]
+
+
+def _consistency(
+    network: Callable[[Tensor, Tensor], RegistrationOutput], batch: PairBatch, displacement: Tensor, subset: Tensor
+) -> Tensor:
+    """Register the pair masked to a subset of its labels, and compare the two fields (ARDC)."""
+    mask_moving, mask_fixed = label_mask(batch.moving_labels, subset), label_mask(batch.fixed_labels, subset)
+    masked_moving = batch.moving * mask_moving.to(batch.moving.dtype)
+    masked_fixed = batch.fixed * mask_fixed.to(batch.fixed.dtype)
+    masked_displacement = network(masked_moving, masked_fixed).displacement
+    with torch.autocast(batch.fixed.device.type, enabled=False):
+        return consistency_loss(masked_moving, displacement, masked_displacement, mask_moving, mask_fixed)
