@@ -1,0 +1,184 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from biasreg.core.errors import DatasetError
+from biasreg.core.pairs import PairFiles, read_pairs
+
+REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize("suffix", ["", "_0000"])
+def test_a_flat_folder_gives_its_pairs_by_name(suffix, tmp_path):
+    touch(tmp_path, *(f"{pair}_{role}{suffix}.nii.gz" for pair in ("p_2", "p_1") for role in ("moving", "fixed")))
+    touch(tmp_path, "p_1_moving_seg.nii.gz", "p_1_fixed_seg.nii.gz", "p_1_moving_points.csv", "p_1_fixed_points.csv")
+    touch(tmp_path, "p_1_fixed_mask.nii.gz", ".hidden_moving.nii.gz", "notes.txt")
+    first, second = read_pairs(tmp_path)
+    assert first == PairFiles(
+        identifier="p_1",
+        moving=(tmp_path / f"p_1_moving{suffix}.nii.gz",),
+        fixed=(tmp_path / f"p_1_fixed{suffix}.nii.gz",),
+        moving_seg=tmp_path / "p_1_moving_seg.nii.gz",
+        fixed_seg=tmp_path / "p_1_fixed_seg.nii.gz",
+        moving_points=tmp_path / "p_1_moving_points.csv",
+        fixed_points=tmp_path / "p_1_fixed_points.csv",
+        fixed_mask=tmp_path / "p_1_fixed_mask.nii.gz",
+    )
+    assert (second.identifier, second.moving_seg, second.fixed_mask) == ("p_2", None, None)
+
+
+def test_channels_come_in_order(tmp_path):
+    touch(tmp_path, *(f"p_{role}_{number:04d}.mha" for role in ("moving", "fixed") for number in (1, 0)))
+    (pair,) = read_pairs(tmp_path)
+    assert [path.name for path in pair.moving] == ["p_moving_0000.mha", "p_moving_0001.mha"]
+
+
+def test_a_sub_folder_per_pair_is_named_by_the_folder(tmp_path):
+    touch(tmp_path, "p1/moving.nii.gz", "p1/fixed.nii.gz", "p1/moving_seg.nii.gz", "p1/fixed_points.csv")
+    touch(tmp_path, "p2/moving_T1.nii", "p2/fixed-ct.nii", "p3/moving_0000.nii.gz", "p3/fixed_0000.nii.gz")
+    first, second, third = read_pairs(tmp_path)
+    assert (first.identifier, second.identifier, third.identifier) == ("p1", "p2", "p3")
+    assert first.moving_seg == tmp_path / "p1" / "moving_seg.nii.gz"
+    assert first.fixed_points == tmp_path / "p1" / "fixed_points.csv"
+    assert second.fixed == (tmp_path / "p2" / "fixed-ct.nii",)
+
+
+def test_images_without_a_pair_are_named_in_a_warning(tmp_path, caplog):
+    touch(tmp_path, "p_moving.nii.gz", "p_fixed.nii.gz", "p_other.nii.gz", "out/p_warped.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        assert len(read_pairs(tmp_path)) == 1
+    assert "p_other.nii.gz" in caplog.text
+    assert "p_warped.nii.gz" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["p_moving.nii.gz", "q_fixed.nii.gz"], r"pair p: there is no fixed image \(seen: p_moving\.nii\.gz\)"),
+        (["p_moving.nii.gz", "p_fixed.nii", "p_fixed.nii.gz"], r"p_fixed\.nii and p_fixed\.nii\.gz are the same"),
+        (["p_moving.nii.gz", "p_moving_0000.nii.gz", "p_fixed.nii.gz"], "are the same file of the pair"),
+        (["p_moving_0001.nii.gz", "p_fixed.nii.gz"], "channels of moving must be numbered _0000, _0001"),
+        (["p_moving_0000.nii", "p_moving_0001.nii", "p_fixed.nii"], "moving has 2 channels and fixed 1"),
+        (["p/moving_seg.nii", "p/fixed.nii"], "pair p: there is no moving image"),
+        (["p/moving.nii", "p/moving_T2.nii", "p/fixed.nii"], r"moving\.nii and moving_T2\.nii are the same"),
+    ],
+)
+def test_half_and_doubled_pairs_are_refused(names, message, tmp_path):
+    touch(tmp_path, *names)
+    with pytest.raises(DatasetError, match=message):
+        read_pairs(tmp_path)
+
+
+def test_a_folder_without_pairs_is_refused_with_what_was_seen(tmp_path):
+    with pytest.raises(DatasetError, match=r"seen: nothing.*use <pair>_moving"):
+        read_pairs(tmp_path)
+    touch(tmp_path, *(f"scan{number:02d}.nii.gz" for number in range(20)))
+    with pytest.raises(DatasetError, match=r"seen: scan00\.nii\.gz, .* and 8 more"):
+        read_pairs(tmp_path)
+    with pytest.raises(DatasetError, match="no such file or folder"):
+        read_pairs(tmp_path / "none")
+
+
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_a_json_list_names_files_relative_to_itself(by_folder, tmp_path):
+    touch(tmp_path, "a/one_0000.nii.gz", "two.nii.gz", "two_seg.nii.gz", "two.csv")
+    entries = [
+        {"moving": "a/one_0000.nii.gz", "fixed": "two.nii.gz", "fixed_seg": "two_seg.nii.gz"},
+        {
+            "id": "back",
+            "moving": ["two.nii.gz"],
+            "fixed": [str(tmp_path / "a/one_0000.nii.gz")],
+            "moving_points": "two.csv",
+        },
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(entries))
+    first, second = read_pairs(tmp_path if by_folder else tmp_path / "pairs.json")
+    assert first.identifier == "one_to_two"
+    assert first.moving == (tmp_path / "a" / "one_0000.nii.gz",)
+    assert (first.moving_seg, first.fixed_seg) == (None, tmp_path / "two_seg.nii.gz")
+    assert second.identifier == "back"
+    assert second.fixed == first.moving
+    assert second.moving_points == tmp_path / "two.csv"
+
+
+def test_a_csv_list_names_files_and_channels(tmp_path):
+    touch(tmp_path, "a0.nii", "a1.nii", "b0.nii", "b1.nii", "s.nii")
+    (tmp_path / "pairs.csv").write_text(
+        "id,moving,fixed,moving_seg\nx,a0.nii; a1.nii,b0.nii;b1.nii,\ny,a0.nii,b0.nii,s.nii\n"
+    )
+    first, second = read_pairs(tmp_path / "pairs.csv")
+    assert [path.name for path in first.moving] == ["a0.nii", "a1.nii"]
+    assert first.moving_seg is None
+    assert second.moving_seg == tmp_path / "s.nii"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("pairs.json", "[]", "lists no pair"),
+        ("pairs.json", "{}", "expected list"),
+        ("pairs.json", '[{"moving": "a.nii"}]', r"pairs\.json: \[0\]\.fixed: this field is missing"),
+        ("pairs.json", '[{"moving": "a.nii", "fixed": "b.nii", "mask": "c"}]', r"\[0\]\.mask: unknown field"),
+        ("pairs.json", '[{"moving": "a.nii", "fixed": "c.nii"}]', r"pair a_to_c: there is no file .*c\.nii"),
+        ("pairs.json", '[{"moving": [], "fixed": "b.nii"}]', "must each name at least one file"),
+        ("pairs.json", '[{"moving": ["a.nii", "b.nii"], "fixed": "b.nii"}]', "moving has 2 channels and fixed 1"),
+        ("pairs.json", '[{"id": "x/y", "moving": "a.nii", "fixed": "b.nii"}]', "id names files"),
+        ("pairs.json", '[{"moving": "a.nii", "fixed": "b.nii"}, {"moving": "a.nii", "fixed": "b.nii"}]', "a_to_b"),
+        ("pairs.json", "[", "not valid JSON"),
+        ("pairs.csv", "moving,fixed\n", "lists no pair"),
+        ("pairs.csv", "moving,fixed\na.nii,\n", r"line 2: fixed: this field is missing"),
+        ("pairs.csv", "moving,fixed\na.nii,b.nii,c.nii\n", "line 2: has more cells than the header"),
+        ("pairs.csv", "moving;fixed\na.nii;b.nii\n", r"line 2: moving;fixed: unknown field"),
+        ("pairs.txt", "a b", r"a list of pairs is a \.json or \.csv file"),
+    ],
+)
+def test_faulty_lists_are_refused(name, text, message, tmp_path):
+    touch(tmp_path, "a.nii", "b.nii")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DatasetError, match=message) as error:
+        read_pairs(tmp_path / name)
+    assert name in str(error.value)
+
+
+def test_two_lists_in_a_folder_are_refused(tmp_path):
+    touch(tmp_path, "pairs.json", "pairs.csv")
+    with pytest.raises(DatasetError, match="both"):
+        read_pairs(tmp_path)
+
+
+def test_a_dataset_gives_its_test_pairs_with_labels_mask_and_landmarks(make_dataset):
+    folder = make_dataset(test_pairs=[{"moving": "t", "fixed": "u"}, {"moving": "a", "fixed": "t"}])
+    touch(folder, "masksTs/u.nii.gz", "landmarksTs/t.csv")
+    first, second = read_pairs(folder)
+    assert first == PairFiles(
+        identifier="t_to_u",
+        moving=(folder / "imagesTs" / "t_0000.nii.gz",),
+        fixed=(folder / "imagesTs" / "u_0000.nii.gz",),
+        moving_seg=folder / "labelsTs" / "t.nii.gz",
+        fixed_seg=folder / "labelsTs" / "u.nii.gz",
+        moving_points=folder / "landmarksTs" / "t.csv",
+        fixed_points=None,
+        fixed_mask=folder / "masksTs" / "u.nii.gz",
+    )
+    assert second.moving_seg == folder / "labelsTr" / "a.nii.gz"
+
+
+def test_a_dataset_without_test_pairs_is_refused(make_dataset):
+    with pytest.raises(DatasetError, match=r"dataset\.json: lists no test_pairs"):
+        read_pairs(make_dataset())
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real datasets of shared/data are not here")
+@pytest.mark.parametrize("name", ["Dataset501_Hippocampus", "Dataset502_BrainOASIS", "Dataset503_HeadNeckCT"])
+def test_real_test_pairs_are_complete(name):
+    pairs = read_pairs(REAL_DATA / name)
+    assert len(pairs) >= 5
+    assert all(pair.moving_seg and pair.fixed_seg for pair in pairs)
