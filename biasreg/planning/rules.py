@@ -65,8 +65,8 @@ GPU_PRESET = DevicePreset(48, 2, (16, 32, 64, 128, 128, 256), 4, 400, 250, 1e-4,
 def device_preset(device: Literal["cpu", "cuda"]) -> Decision[DevicePreset]:
     """Choose the network's width and the length of training by the class of device.
 
-    A Swin encoder of VoCo-B's width takes 24 CPU-seconds for one step at 64³ (METHOD of the project), so that a CPU gets
-    a narrow and shallow network; a GPU gets the paper's.
+    A Swin encoder of VoCo-B's width takes 24 CPU-seconds for one step at 64³, so that a CPU gets a narrow and shallow
+    network; a GPU gets the paper's.
 
     Args:
         device: Device that will train.
@@ -154,7 +154,7 @@ def choose_spacing(
 
 
 def choose_stages(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decision[int]:
-    """Choose the number of encoder stages: as many as leave at least three voxels along each side of the deepest features.
+    """Choose the number of encoder stages: as many as leave three voxels along each side of the deepest features.
 
     Args:
         field_of_view_mm: Side lengths of the grid in mm.
@@ -167,7 +167,8 @@ def choose_stages(field_of_view_mm: Triple, spacing: Triple, max_stages: int) ->
     smallest = min(side / step for side, step in zip(field_of_view_mm, spacing, strict=True))
     stages = int(np.floor(np.log2(max(smallest / SMALLEST_DEEPEST_SIDE, 4)))) - 1
     chosen = max(1, min(stages, max_stages))
-    why = f"the smallest side has {smallest:.0f} voxels, so that {chosen} stage(s) leave {smallest / 2 ** (chosen + 1):.1f}"
+    left = smallest / 2 ** (chosen + 1)
+    why = f"the smallest side has {smallest:.0f} voxels, so that {chosen} stage(s) leave {left:.1f}"
     return Decision(chosen, why + (" (the device's limit)" if stages > max_stages else ""))
 
 

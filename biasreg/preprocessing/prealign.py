@@ -72,19 +72,19 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
         Mattes et al. 2003 (doi:10.1109/TMI.2003.809072), in SimpleITK.
     """
     centers = [foreground_center(image, name) for image, name in zip((fixed, moving), modalities, strict=True)]
-    spacing = max(max(fixed.geometry.extent_mm), max(moving.geometry.extent_mm)) / COARSE_VOXELS_PER_SIDE
-    coarse = [
+    spacing = max(*fixed.geometry.extent_mm, *moving.geometry.extent_mm) / COARSE_VOXELS_PER_SIDE
+    coarse_fixed, coarse_moving = (
         _coarse_image(image, center, spacing, name)
         for image, center, name in zip((fixed, moving), centers, modalities, strict=True)
-    ]
+    )
     start = sitk.AffineTransform(3)
     method = _registration_method()
     # Both coarse images are centred on their own foreground, so the start is the identity between them.
     found = start
     for transform in (sitk.Euler3DTransform(), sitk.AffineTransform(3)):
         initial = _as_type(found, transform)
-        candidate = _optimize(method, *coarse, initial)
-        if _is_better(method, *coarse, candidate, found):
+        candidate = _optimize(method, coarse_fixed, coarse_moving, initial)
+        if _is_better(method, coarse_fixed, coarse_moving, candidate, found):
             found = candidate
     if found is start:
         logger.warning("affine registration did not improve on aligned centres; the centres are kept")

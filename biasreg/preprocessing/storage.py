@@ -117,9 +117,7 @@ def check_stamp(folder: Path, plans: PreprocessingPlans, command: str) -> None:
     if not (folder / STAMP_FILE).is_file():
         raise PlansError(f"no preprocessed cases · {folder} · run `{command}`")
     if not is_stamped(folder, plans):
-        raise PlansError(
-            f"the cases were preprocessed with other plans than those at hand · {folder} · run `{command}`"
-        )
+        raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · run `{command}`")
 
 
 def write_case(
