@@ -46,7 +46,8 @@ A qform keeps three float32 numbers of a unit quaternion; the fourth, a square r
 6e-4, which turns the axes by up to 1.2e-3.
 """
 
-_TO_MM = {"mm": 1.0, "unknown": 1.0}
+_SPATIAL_UNITS = {0: "unknown", 1: "metres", 2: "mm", 3: "micrometres"}
+"""The lowest three bits of xyzt_units."""
 
 
 def load(path: Path) -> Any:
@@ -99,8 +100,9 @@ def geometry_of(path: Path, image: Any) -> Geometry:
         GeometryError: Both forms are set and differ, or the grid is sheared, singular or not finite.
     """
     header = image.header
-    unit = header.get_xyzt_units()[0]
-    if unit not in _TO_MM:
+    code = int(header["xyzt_units"]) & 7
+    unit = _SPATIAL_UNITS.get(code, f"a unit of unknown code {code}")
+    if unit not in {"unknown", "mm"}:
         raise GeometryError(f"{path}: lengths are in {unit}, but mm are needed; convert the image to mm")
     try:
         has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
@@ -109,7 +111,7 @@ def geometry_of(path: Path, image: Any) -> Geometry:
             _check_forms_agree(header.get_sform(), header.get_qform())
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}") from None
-    except HeaderDataError as error:
+    except READ_ERRORS as error:
         raise GeometryError(f"{path}: the orientation in the header is unusable: {_one_line(error)}") from error
     if not has_sform and not has_qform:
         logger.warning("%s: neither sform nor qform is set; position and orientation are a guess (centred grid)", path)

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import gzip
 import logging
@@ -266,8 +267,30 @@ def test_unusable_headers_are_refused_by_name(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(GeometryError, match=f"{name}: .*{message}"):
             read_image(tmp_path / name)
-    with pytest.raises(GeometryError, match=r"d\.nii: lengths are in meter"):
+    with pytest.raises(GeometryError, match=r"d\.nii: lengths are in metres"):
         read_image(save(tmp_path / "d.nii", random_array(), xyzt_units=1))
+    with pytest.raises(GeometryError, match=r"e\.nii: lengths are in a unit of unknown code 7"):
+        read_image(save(tmp_path / "e.nii", random_array(), xyzt_units=7))
+    content = bytearray(save(tmp_path / "f.nii", random_array()).read_bytes())
+    content[256:268] = np.full(3, 2.0, "<f4").tobytes()  # quatern_b, quatern_c, quatern_d of no unit quaternion
+    (tmp_path / "f.nii").write_bytes(content)
+    with pytest.raises(GeometryError, match=r"f\.nii: the orientation in the header is unusable"):
+        read_image(tmp_path / "f.nii")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".mha", ".nrrd"])
+def test_no_damage_of_a_file_causes_another_error_than_ours(ending, tmp_path):
+    generator = np.random.default_rng(0)
+    path = tmp_path / f"a{ending}"
+    write_image(path, random_array(), Geometry.from_affine(AFFINES["oblique"], SHAPE))
+    whole = path.read_bytes()
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for position in generator.integers(0, min(352, len(whole)), 3):
+            damaged[position] = generator.integers(0, 256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ImageError):
+            assert read_image(path).array.shape == read_geometry(path).shape
 
 
 @pytest.mark.parametrize("ending", IMAGE_ENDINGS)
