@@ -1,0 +1,104 @@
+"""The small parts that several boxes of the network are made of."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+NEGATIVE_SLOPE = 0.1  # of every LeakyReLU that is not VoCo's; VoxelMorph's and TransMorph's decoders use 0.1 to 0.2
+Result = TypeVar("Result")
+
+
+class InstanceNorm(nn.InstanceNorm3d):
+    """Instance normalization that is also defined on a map of a single voxel.
+
+    Each channel of each sample is normalized over its voxels. One voxel has no spread, so a map of 1×1×1 (the deepest
+    one of a small input) is normalized over its channels instead; zero would be the only other value that
+    normalization over voxels could give, and would cut the deepest features off.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalize features of shape (B, C, X, Y, Z)."""
+        if features.shape[2:].numel() == 1:
+            return F.group_norm(features, 1, self.weight, self.bias, self.eps)
+        return super().forward(features)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalization of each voxel over its channels, for maps of shape (B, C, X, Y, Z)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Normalize features of shape (B, C, X, Y, Z)."""
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1).contiguous()
+
+
+class PointwiseConvolution(nn.Conv3d):
+    """1×1×1 convolution as a matrix product, which on a CPU takes about a third of the time of torch's convolution."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Mix the channels of features of shape (B, C, X, Y, Z)."""
+        weight = self.weight.flatten(1).expand(features.shape[0], -1, -1)  # (B, out, in)
+        voxels = features.flatten(2)  # (B, in, N)
+        if self.bias is None:
+            mixed = torch.bmm(weight, voxels)
+        else:
+            mixed = torch.baddbmm(self.bias[None, :, None], weight, voxels)
+        return mixed.unflatten(2, features.shape[2:])
+
+
+class ConvolutionBlock(nn.Sequential):
+    """3×3×3 convolution, instance normalization, LeakyReLU.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Side of the kernel, odd.
+        stride: 2 halves the grid.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            convolution(in_channels, out_channels, kernel_size, stride=stride, bias=False),
+            InstanceNorm(out_channels, affine=True),
+            nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+        )
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = True
+) -> nn.Conv3d:
+    """Make a zero-padded convolution with He's initialization and zero bias.
+
+    Source: He et al., Delving Deep into Rectifiers, ICCV 2015, arXiv:1502.01852.
+    """
+    kind = PointwiseConvolution if kernel_size == stride == 1 else nn.Conv3d
+    layer = kind(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias)
+    nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def upsample(features: Tensor) -> Tensor:
+    """Double the grid, trilinear with half-voxel centres: (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
+    return F.interpolate(features, scale_factor=2, mode="trilinear", align_corners=False)
+
+
+def recompute(function: Callable[..., Result], *inputs: Tensor | int | None, enabled: bool) -> Result:
+    """Call a function and, when enabled, keep only its inputs and compute its inside again in the backward pass.
+
+    Args:
+        function: Deterministic function of the inputs, usually a module.
+        inputs: What it is called with.
+        enabled: Without it this is a plain call.
+
+    Returns:
+        What the function returns, with the same values and gradients either way.
+    """
+    if not (enabled and torch.is_grad_enabled()):
+        return function(*inputs)
+    result: Result = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return result
