@@ -40,6 +40,7 @@ class DevicePreset(NamedTuple):
     Attributes:
         feature_size: Width of the encoder.
         blocks: Blocks per encoder stage.
+        window_size: Side of the attention window in tokens.
         decoder_channels: Channels of the decoders, finest first.
         max_stages: Largest number of encoder stages.
         epochs: Epochs of the recipe.
@@ -50,6 +51,7 @@ class DevicePreset(NamedTuple):
 
     feature_size: int
     blocks: int
+    window_size: int
     decoder_channels: tuple[int, ...]
     max_stages: int
     epochs: int
@@ -58,8 +60,9 @@ class DevicePreset(NamedTuple):
     labels_per_step: int
 
 
-CPU_PRESET = DevicePreset(12, 1, (8, 16, 16, 32, 32, 64), 3, 100, 50, 5e-4, 8)
-GPU_PRESET = DevicePreset(48, 2, (16, 32, 64, 128, 128, 256), 4, 400, 250, 1e-4, 16)
+# Windows of 4 instead of 7 tokens halve the time of a step on a CPU.
+CPU_PRESET = DevicePreset(12, 1, 4, (8, 16, 16, 32, 32, 64), 3, 100, 50, 5e-4, 8)
+GPU_PRESET = DevicePreset(48, 2, 7, (16, 32, 64, 128, 128, 256), 4, 400, 250, 1e-4, 16)
 
 
 def device_preset(device: Literal["cpu", "cuda"]) -> Decision[DevicePreset]:
@@ -198,7 +201,7 @@ def choose_encoder(preset: DevicePreset, stages: int) -> Decision[EncoderPlans]:
         The encoder's plans.
     """
     heads = tuple(3 * 2**stage for stage in range(stages))
-    encoder = EncoderPlans("swin", "scratch", preset.feature_size, (preset.blocks,) * stages, heads, 7)
+    encoder = EncoderPlans("swin", "scratch", preset.feature_size, (preset.blocks,) * stages, heads, preset.window_size)
     return Decision(
         encoder, "VoCo's Swin encoder at the device's width, trained from scratch: no VoCo weights are used"
     )
