@@ -1,0 +1,131 @@
+"""The optimiser, its learning rate, and one guarded step."""
+
+import logging
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from biasreg.core.errors import InputError, TrainingError
+from biasreg.losses.objective import Terms
+
+logger = logging.getLogger(__name__)
+
+WEIGHT_DECAY = 1e-5  # SwinUNETR's fine-tuning recipe (Tang et al., CVPR 2022), whose encoder ours is
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+class StepOutcome(NamedTuple):
+    """What one optimisation step did.
+
+    Attributes:
+        taken: Whether the weights changed; False when the loss or its gradient was not finite.
+        loss: The total loss.
+        gradient_norm: Norm of the gradient before clipping.
+        terms: Each unweighted term of the loss.
+    """
+
+    taken: bool
+    loss: float
+    gradient_norm: float
+    terms: dict[str, float]
+
+
+def select_device(name: str | None = None) -> torch.device:
+    """Return the device that was asked for, or the best there is: CUDA, then MPS, then the CPU.
+
+    Raises:
+        InputError: If the device that was asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        return torch.device(next(kind for kind, there in available.items() if there))
+    kind = name.split(":")[0]
+    if not available.get(kind, False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise InputError(
+            f"device '{name}' is not available here; there is: {there} · leave -device out to take the best"
+        )
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Compute in bfloat16 where that is faster and safe (CUDA since Ampere), otherwise in float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def build_optimizer(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """Return AdamW with AMSGrad over the parameters that train.
+
+    Source: Loshchilov and Hutter, ICLR 2019 (AdamW); Reddi et al., ICLR 2018 (AMSGrad, as TransMorph uses it for
+    registration: Chen et al., Medical Image Analysis 2022).
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=WEIGHT_DECAY, amsgrad=True)
+
+
+def polynomial_rate(iteration: int, total: int, start: float, power: float) -> float:
+    """Learning rate of a step: start · (1 − iteration / total)^power."""
+    return start * (1 - iteration / total) ** power
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def warmup_scale(iteration: int, total: int, fraction: float) -> float:
+    """Rise linearly from 0 to 1 over the first `fraction` of `total` steps; 1 from the start if `fraction` is 0."""
+    rising = fraction * total
+    return 1.0 if rising <= 0 else min(1.0, iteration / rising)
+
+
+def take_step(terms: Terms, parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer, clip: float) -> StepOutcome:
+    """Go one step down the loss's gradient, clipped to norm `clip`; leave the weights alone where it is not finite.
+
+    Args:
+        terms: Loss with a graph, and its terms.
+        parameters: Parameters whose gradient is clipped.
+        optimizer: Holds the same parameters.
+        clip: Largest norm of the gradient.
+
+    Returns:
+        What happened. All values come from the device in one transfer.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    terms.total.backward()
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    scalars = [terms.total.detach(), norm, *terms.terms.values()]
+    loss, gradient_norm, *values = torch.stack([scalar.float().to(norm.device) for scalar in scalars]).tolist()
+    taken = math.isfinite(loss) and math.isfinite(gradient_norm)
+    if taken:
+        optimizer.step()
+    return StepOutcome(taken, loss, gradient_norm, dict(zip(terms.terms, values, strict=True)))
+
+
+def check_skipped(outcome: StepOutcome, skipped_in_a_row: int, where: str) -> None:
+    """Report a step that was skipped, and stop when too many were.
+
+    Args:
+        outcome: The skipped step.
+        skipped_in_a_row: Number of skipped steps up to and with this one.
+        where: Iteration and pair, for the message.
+
+    Raises:
+        TrainingError: If more than 20 steps in a row were skipped.
+    """
+    terms = ", ".join(f"{name} {value:.4g}" for name, value in outcome.terms.items())
+    state = f"loss {outcome.loss:.4g} ({terms}), gradient norm {outcome.gradient_norm:.4g}"
+    logger.warning("%s: step skipped, its loss or gradient is not finite: %s", where, state)
+    if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+        raise TrainingError(
+            f"{skipped_in_a_row} steps in a row gave no finite loss and gradient; the last one, {where}: {state} · the "
+            "training log names the pairs · a term that is not finite points at the images or labels of these pairs; "
+            "if all are finite, plan with a smaller learning rate; checkpoint_latest.pth still holds finite weights"
+        )
