@@ -1,0 +1,180 @@
+"""Checkpoints: tensors and primitives only, written so that the last good one is never lost."""
+
+import dataclasses
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+import biasreg
+from biasreg.core.errors import CheckpointError
+from biasreg.core.serialization import atomic_write, content_hash, from_json, to_json
+from biasreg.planning.plans import Configuration
+
+FORMAT_VERSION = 1
+LATEST = "checkpoint_latest.pth"
+BEST = "checkpoint_best.pth"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run was started with; a resumed run takes it from its checkpoint.
+
+    Attributes:
+        fold: Fold number, or `all`.
+        epochs: Number of epochs.
+        iterations_per_epoch: Steps per epoch.
+        seed: Seed of weights, batches and augmentation.
+    """
+
+    fold: int | Literal["all"]
+    epochs: int
+    iterations_per_epoch: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which model a checkpoint belongs to.
+
+    Attributes:
+        dataset_name: Full dataset name.
+        plans_name: Name of the plans.
+        configuration_name: Name of the configuration.
+        configuration: The configuration itself.
+        run: What the run was started with.
+    """
+
+    dataset_name: str
+    plans_name: str
+    configuration_name: str
+    configuration: Configuration
+    run: RunSettings
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Attributes:
+        identity: Which model it belongs to.
+        progress: How far the run has come, as plain JSON data; `trainer.Progress` reads it.
+        network: State of the network.
+        optimizer: State of the optimiser; None in `checkpoint_best.pth`, which is for prediction only.
+        random_states: State of torch's global generators: `cpu`, and `cuda:0` and so on.
+        versions: Versions of biasreg, torch and Python that wrote it.
+    """
+
+    identity: Identity
+    progress: dict[str, Any]
+    network: dict[str, Tensor]
+    optimizer: dict[str, Any] | None
+    random_states: dict[str, Tensor]
+    versions: dict[str, str]
+
+
+def capture(
+    identity: Identity, progress: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer | None
+) -> Checkpoint:
+    """Gather everything that a resumed run needs; the tensors are still those of the run, not copies."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
+    return Checkpoint(
+        identity=identity,
+        progress=progress,
+        network=network.state_dict(),
+        optimizer=None if optimizer is None else optimizer.state_dict(),
+        random_states=states,
+        versions={"biasreg": biasreg.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
+    )
+
+
+def restore_random_states(checkpoint: Checkpoint) -> None:
+    """Set torch's global generators to where the checkpoint left them."""
+    for device, state in checkpoint.random_states.items():
+        if device == "cpu":
+            torch.set_rng_state(state)
+        elif int(device.split(":")[1]) < torch.cuda.device_count():
+            torch.cuda.set_rng_state(state, device)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint to a temporary file beside `path`, then rename it.
+
+    Args:
+        path: Where it belongs; what was there is replaced only by a complete file.
+        checkpoint: What to write.
+
+    Raises:
+        CheckpointError: If it cannot be written, for example because the disk is full.
+    """
+    content = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(Checkpoint)}
+    content |= {
+        "format_version": FORMAT_VERSION,
+        "identity": to_json(checkpoint.identity),
+        "configuration_hash": content_hash(checkpoint.identity.configuration),
+    }
+    try:
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as RuntimeError
+        kept = "the checkpoint of before is still there and whole" if path.exists() else "there is no earlier one"
+        raise CheckpointError(
+            f"the checkpoint could not be written: {error} · {path} · {kept} · make room on that disk, then resume "
+            "with --c"
+        ) from error
+
+
+def load_checkpoint(path: Path, expected_hash: str | None = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Args:
+        path: A file that `save_checkpoint` wrote.
+        expected_hash: Content hash of the configuration at hand, when it must be the checkpoint's own.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of another format, or of another configuration.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path} · train this fold first")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the damage leads to
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}) · it is damaged or of another "
+            "program · restore it from a copy, or train anew with --overwrite"
+        ) from error
+    version = content.pop("format_version", None) if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint format {version}, this biasreg reads format {FORMAT_VERSION} · use the version of "
+            "biasreg that wrote it, or train anew with --overwrite"
+        )
+    found_hash = content.pop("configuration_hash")
+    if expected_hash is not None and found_hash != expected_hash:
+        raise CheckpointError(
+            f"{path} belongs to another configuration (hash {found_hash[:12]}) than the plans at hand (hash "
+            f"{expected_hash[:12]}) · plan under another name, or train anew with --overwrite"
+        )
+    content["identity"] = from_json(Identity, content["identity"], where=f"{path}: identity")
+    return Checkpoint(**content)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], Configuration]:
+    """Read what prediction needs of a checkpoint.
+
+    Args:
+        path: A file that `save_checkpoint` wrote.
+
+    Returns:
+        State of the network, on the CPU, and the configuration that it was built from.
+
+    Raises:
+        CheckpointError: As `load_checkpoint`.
+    """
+    checkpoint = load_checkpoint(path)
+    return checkpoint.network, checkpoint.identity.configuration
