@@ -1,0 +1,209 @@
+"""What a run leaves beside its weights: a log, one line of numbers per epoch, and a picture of its course."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from biasreg.core.serialization import atomic_write, to_json
+
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "training_log.txt"
+METRICS_FILE = "metrics.jsonl"
+PROGRESS_FILE = "progress.png"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What happened in one epoch.
+
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        iteration: Steps done at its end.
+        learning_rate: Learning rate of its last step.
+        losses: Mean of the total loss (`total`) and of each unweighted term over the steps that were taken.
+        skipped_steps: Steps skipped because loss or gradient was not finite.
+        dice_before: Mean Dice of the validation pairs before registration; None without validation or labels.
+        dice_after: The same after registration.
+        folding_percent: Mean share of folding voxels, in percent; None without validation.
+        similarity_loss: Mean similarity term over the validation pairs; None without validation.
+        seconds: Duration with validation.
+        data_wait_fraction: Share of `seconds` spent waiting for the next batch, 0 to 1.
+    """
+
+    epoch: int
+    iteration: int
+    learning_rate: float
+    losses: dict[str, float]
+    skipped_steps: int
+    dice_before: float | None
+    dice_after: float | None
+    folding_percent: float | None
+    similarity_loss: float | None
+    seconds: float
+    data_wait_fraction: float
+
+
+class Observer(Protocol):
+    """Watches a run."""
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Take note of the epochs that a resumed run has behind it (none for a new run)."""
+
+    def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
+        """Take note of a finished epoch, the last of `history`."""
+
+
+@contextmanager
+def run_log(folder: Path) -> Iterator[Path]:
+    """Append everything that the package logs, from INFO on, to the folder's training log.
+
+    Args:
+        folder: Folder of the fold; made if missing.
+
+    Yields:
+        Path of the log.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    package = logging.getLogger("biasreg")
+    level = package.level
+    handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    handler.setLevel(logging.INFO)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package.addHandler(handler)
+    if package.getEffectiveLevel() > logging.INFO:
+        package.setLevel(logging.INFO)
+    try:
+        yield folder / LOG_FILE
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+class EpochLog:
+    """Logs one readable line per epoch.
+
+    Args:
+        epochs: Number of epochs of the run.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Say where a resumed run goes on."""
+        if history:
+            logger.info("%d of %d epochs are done", len(history), self._epochs)
+
+    def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
+        """Log the last epoch."""
+        logger.info("%s", describe(history[-1], self._epochs))
+
+
+class MetricsFile:
+    """Writes one strict JSON object per epoch, each epoch once.
+
+    Args:
+        path: The `.jsonl` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Write the file anew, so that it holds what the checkpoint knows and nothing else."""
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(_line(record) for record in history), encoding="utf-8")
+
+    def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
+        """Append the last epoch."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(_line(history[-1]))
+
+
+class ProgressFigure:
+    """Draws the course of the run: losses, Dice, folding, learning rate and time per epoch.
+
+    Args:
+        path: The `.png` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Do nothing: the picture of the last epoch is still right."""
+
+    def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
+        """Draw all epochs."""
+        figure = draw_progress(history)
+        with atomic_write(self._path) as temporary:
+            figure.savefig(temporary, dpi=100)
+
+
+def describe(record: EpochRecord, epochs: int) -> str:
+    """Say in one line what happened in an epoch.
+
+    Args:
+        record: The epoch.
+        epochs: Number of epochs of the run.
+    """
+    terms = ", ".join(f"{name} {value:.4f}" for name, value in record.losses.items() if name != "total")
+    parts = [f"loss {record.losses['total']:.4f} ({terms})" if record.losses else "no step was taken"]
+    if record.dice_before is not None and record.dice_after is not None:
+        parts.append(f"Dice {record.dice_before:.4f} -> {record.dice_after:.4f}")
+    elif record.similarity_loss is not None:
+        parts.append(f"validation similarity loss {record.similarity_loss:.4f}")
+    if record.folding_percent is not None:
+        parts.append(f"folding {record.folding_percent:.3f} %")
+    if record.skipped_steps:
+        parts.append(f"{record.skipped_steps} steps skipped")
+    parts.append(f"{record.seconds:.1f} s, {record.data_wait_fraction:.0%} of it waiting for data")
+    return f"epoch {record.epoch}/{epochs}: " + " | ".join(parts)
+
+
+def draw_progress(history: Sequence[EpochRecord]) -> Figure:
+    """Draw the course of a run.
+
+    Args:
+        history: Its epochs, at least one.
+    """
+    figure = Figure(figsize=(12, 10), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, dice, folding, rate, time, waiting = figure.subplots(3, 2, sharex=True).flat
+    for name in sorted({name for record in history for name in record.losses}):
+        _plot(losses, history, [record.losses.get(name) for record in history], name)
+    _plot(dice, history, [record.dice_before for record in history], "before")
+    _plot(dice, history, [record.dice_after for record in history], "after")
+    _plot(folding, history, [record.folding_percent for record in history], "folding")
+    _plot(rate, history, [record.learning_rate for record in history], "learning rate")
+    _plot(time, history, [record.seconds for record in history], "epoch")
+    _plot(waiting, history, [100 * record.data_wait_fraction for record in history], "waiting for data")
+    titles = ("loss terms (unweighted)", "validation Dice", "folding voxels (%)", "learning rate")
+    for axes, title in zip(figure.axes, (*titles, "seconds per epoch", "waiting for data (%)"), strict=True):
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+        if len(axes.lines) > 1:
+            axes.legend(fontsize="small")
+    for axes in (time, waiting):
+        axes.set_xlabel("epoch")
+    return figure
+
+
+def _plot(axes: Axes, history: Sequence[EpochRecord], values: Sequence[float | None], label: str) -> None:
+    known = [(record.epoch, value) for record, value in zip(history, values, strict=True) if value is not None]
+    if known:
+        axes.plot(*zip(*known, strict=True), label=label, marker="." if len(known) < 30 else None)
+
+
+def _line(record: EpochRecord) -> str:
+    return json.dumps(to_json(record), allow_nan=False) + "\n"
