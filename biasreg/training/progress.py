@@ -1,0 +1,65 @@
+"""How far a run has come."""
+
+from dataclasses import dataclass, field
+
+from biasreg.training.observers import EpochRecord
+from biasreg.training.optimization import StepOutcome
+from biasreg.training.validation import ValidationResult
+
+
+@dataclass
+class Progress:
+    """How far a run has come: plain data, saved in every checkpoint.
+
+    Attributes:
+        iteration: Steps done.
+        history: Finished epochs.
+        best: Validation of the best epoch so far.
+        sums: Sum of each loss term over the taken steps of the running epoch.
+        taken: Steps of the running epoch that changed the weights.
+        skipped: Its steps that were skipped because loss or gradient was not finite.
+        skipped_in_a_row: Steps skipped since the last one that was taken.
+        seconds: Time spent on the running epoch.
+        waiting: Part of it spent waiting for batches.
+    """
+
+    iteration: int = 0
+    history: list[EpochRecord] = field(default_factory=list)
+    best: ValidationResult | None = None
+    sums: dict[str, float] = field(default_factory=dict)
+    taken: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+    waiting: float = 0.0
+
+    def count(self, outcome: StepOutcome) -> None:
+        """Add a step to the running epoch."""
+        self.iteration += 1
+        if not outcome.taken:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            return
+        self.taken += 1
+        self.skipped_in_a_row = 0
+        for name, value in {"total": outcome.loss, **outcome.terms}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def close_epoch(self, learning_rate: float, validation: ValidationResult | None) -> None:
+        """Turn the running epoch into a record and begin the next."""
+        folding = validation.folding_fraction if validation else None
+        record = EpochRecord(
+            epoch=len(self.history) + 1,
+            iteration=self.iteration,
+            learning_rate=learning_rate,
+            losses={name: total / self.taken for name, total in self.sums.items()},
+            skipped_steps=self.skipped,
+            dice_before=validation.dice_before if validation else None,
+            dice_after=validation.dice_after if validation else None,
+            folding_percent=None if folding is None else 100 * folding,
+            similarity_loss=validation.similarity_loss if validation else None,
+            seconds=self.seconds,
+            data_wait_fraction=self.waiting / self.seconds if self.seconds > 0 else 0.0,
+        )
+        self.history.append(record)
+        self.sums, self.taken, self.skipped, self.seconds, self.waiting = {}, 0, 0, 0.0, 0.0

@@ -1,0 +1,40 @@
+import json
+import math
+
+from biasreg.core.serialization import from_json, to_json
+from biasreg.training.optimization import StepOutcome
+from biasreg.training.progress import Progress
+from biasreg.training.validation import PairScore, ValidationResult
+
+RESULT = ValidationResult(1, "both", (PairScore("a", "b", 0.5, 0.75, 0.01, 0.25),))
+
+
+def test_an_epoch_averages_the_steps_that_were_taken():
+    progress = Progress()
+    progress.count(StepOutcome(True, 1.0, 1.0, {"similarity": 0.5}))
+    progress.count(StepOutcome(False, math.nan, math.nan, {"similarity": math.nan}))
+    assert progress.skipped_in_a_row == 1
+    progress.count(StepOutcome(True, 2.0, 1.0, {"similarity": 1.0}))
+    progress.seconds, progress.waiting = 4.0, 1.0
+    progress.close_epoch(1e-4, RESULT)
+    (record,) = progress.history
+    assert record.losses == {"total": 1.5, "similarity": 0.75}
+    assert (record.epoch, record.iteration, record.skipped_steps) == (1, 3, 1)
+    assert (record.dice_before, record.dice_after, record.folding_percent) == (0.5, 0.75, 1.0)
+    assert record.data_wait_fraction == 0.25
+    assert (progress.sums, progress.taken, progress.skipped, progress.seconds) == ({}, 0, 0, 0.0)
+
+
+def test_progress_survives_json_exactly():
+    progress = Progress(best=RESULT)
+    progress.count(StepOutcome(True, 0.1 + 0.2, 1.0, {"similarity": 1 / 3}))
+    progress.close_epoch(1e-4, None)
+    progress.count(StepOutcome(True, 1 / 7, 1.0, {"similarity": 1 / 9}))
+    assert from_json(Progress, json.loads(json.dumps(to_json(progress)))) == progress
+
+
+def test_an_epoch_without_any_step_taken_is_still_strict_json():
+    progress = Progress()
+    progress.count(StepOutcome(False, math.nan, math.nan, {}))
+    progress.close_epoch(1e-4, None)
+    assert to_json(progress)["history"][0]["losses"] == {}
