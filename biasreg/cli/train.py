@@ -1,0 +1,68 @@
+"""The command `biasreg_train`."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+from biasreg.cli.arguments import add_roots, make_parser, roots_from
+from biasreg.cli.run import run_command
+
+DESCRIPTION = "Train one fold of a dataset, as its plans say."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments; those of the process when None.
+
+    Returns:
+        Exit code; 130 or 143 when SIGINT or SIGTERM stopped training, which `--c` then resumes.
+    """
+    return run_command(partial(_train, _parser().parse_args(argv)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = make_parser(DESCRIPTION)
+    parser.add_argument("dataset", help="dataset id or name, for example 501")
+    parser.add_argument("fold", type=_fold, help="number of the fold, or 'all' to train on every case")
+    parser.add_argument("-cfg", "--configuration", help="configuration (default: the plans' default)")
+    parser.add_argument("-p", "--plans", default="biasregPlans", help="name of the plans")
+    parser.add_argument("--c", dest="resume", action="store_true", help="continue from the latest checkpoint")
+    parser.add_argument("--overwrite", action="store_true", help="throw away an earlier run of this fold")
+    parser.add_argument("-device", "--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--epochs", type=int, help="number of epochs (default: as planned)")
+    parser.add_argument("--iterations_per_epoch", type=int, help="steps per epoch (default: as planned)")
+    parser.add_argument("--seed", type=int, help="seed of everything random (default: 12345)")
+    parser.add_argument("--num_workers", type=int, help="processes that load data (default: half of the cores)")
+    parser.add_argument("--validate_every", type=int, default=1, help="validate after every so many epochs")
+    add_roots(parser)
+    return parser
+
+
+def _fold(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is neither the number of a fold nor 'all'")
+    return int(text)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    roots = roots_from(arguments)
+    from biasreg.training.fold import TrainingOptions, train_fold
+
+    options = TrainingOptions(
+        configuration=arguments.configuration,
+        plans_name=arguments.plans,
+        device=arguments.device,
+        epochs=arguments.epochs,
+        iterations_per_epoch=arguments.iterations_per_epoch,
+        seed=arguments.seed,
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        num_workers=arguments.num_workers,
+        validate_every=arguments.validate_every,
+    )
+    train_fold(roots, arguments.dataset, arguments.fold, options)

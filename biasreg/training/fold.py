@@ -1,0 +1,247 @@
+"""Training of one fold: the one place that reads plans and wires a training run."""
+
+import functools
+import logging
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import biasreg
+from biasreg.core.errors import CheckpointError, InputError
+from biasreg.core.paths import Roots
+from biasreg.core.serialization import content_hash
+from biasreg.losses.objective import ObjectiveSettings
+from biasreg.network.build import build_network
+from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
+from biasreg.training.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, load_checkpoint
+from biasreg.training.data import CaseSource, LoaderSettings, default_workers, open_batches
+from biasreg.training.observers import (
+    LOG_FILE,
+    METRICS_FILE,
+    PROGRESS_FILE,
+    EpochLog,
+    MetricsFile,
+    ProgressFigure,
+    run_log,
+)
+from biasreg.training.optimization import build_optimizer, select_device
+from biasreg.training.trainer import VALIDATION_FILE, Home, Recipe, Trainer, TrainingData
+from biasreg.training.validation import Validation
+from biasreg.training.workspace import FoldData, FoldName, Workspace, open_workspace, publish, read_fold_data
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SEED = 12345
+RUN_FILES = (LATEST, BEST, METRICS_FILE, PROGRESS_FILE, VALIDATION_FILE, LOG_FILE)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What a user may say about a run; None leaves it to the plans, or, when resuming, to the checkpoint.
+
+    Attributes:
+        configuration: Configuration of the plans.
+        plans_name: Name of the plans.
+        device: `cuda`, `mps` or `cpu`; None for the best there is.
+        epochs: Number of epochs.
+        iterations_per_epoch: Steps per epoch.
+        seed: Seed of everything random, not negative.
+        resume: Go on from the latest checkpoint.
+        overwrite: Throw away what an earlier run left in the folder of this fold.
+        num_workers: Background processes that load data; None for as many as the cores suggest.
+        validate_every: Validate after every so many epochs, and after the last.
+    """
+
+    configuration: str | None = None
+    plans_name: str = DEFAULT_PLANS_NAME
+    device: str | None = None
+    epochs: int | None = None
+    iterations_per_epoch: int | None = None
+    seed: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    num_workers: int | None = None
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        least = {"epochs": 1, "iterations_per_epoch": 1, "seed": 0, "num_workers": 0, "validate_every": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise InputError(f"{name} is {value}, but must be at least {minimum}")
+        if self.resume and self.overwrite:
+            raise InputError("--c resumes a run and --overwrite throws it away · give one of them")
+
+
+def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOptions | None = None) -> Path:
+    """Train one fold of a dataset, as its plans say.
+
+    Args:
+        roots: Root folders.
+        dataset: Dataset id or name.
+        fold: Fold number, or `all` to train on every case.
+        options: What differs from the plans.
+
+    Returns:
+        Folder of the fold, with the checkpoints, the log, the metrics and the validation scores.
+
+    Raises:
+        InputError: If data, plans, checkpoint and options do not fit together; nothing is overwritten then.
+        TrainingError: If training cannot go on, or was stopped by a signal (then `--c` resumes it).
+    """
+    options = options or TrainingOptions()
+    workspace = open_workspace(roots, dataset, options.plans_name, options.configuration)
+    folder = workspace.fold_folder(fold)
+    checkpoint = _starting_point(folder, workspace.configuration, options)
+    device = select_device(options.device)
+    identity = Identity(
+        dataset_name=workspace.plans.dataset_name,
+        plans_name=options.plans_name,
+        configuration_name=workspace.configuration_name,
+        configuration=workspace.configuration,
+        run=_run_settings(fold, workspace.configuration, options, checkpoint),
+    )
+    data = read_fold_data(workspace, fold)
+    trainer = _build_trainer(workspace, data, Home(folder, identity), options, device)
+    publish(workspace, fold)
+    _clear(folder, everything=options.overwrite)
+    with run_log(folder):
+        _log_beginning(trainer, data)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+            logger.info("resumed after %d of %d iterations", trainer.progress.iteration, trainer.recipe.iterations)
+        if trainer.is_finished:
+            logger.info("this run is finished, there is nothing to resume; --overwrite trains anew")
+        else:
+            trainer.run()
+            logger.info("training is finished: %s", folder)
+    return folder
+
+
+def _starting_point(folder: Path, configuration: Configuration, options: TrainingOptions) -> Checkpoint | None:
+    """Load the checkpoint to resume from; refuse to start over silently."""
+    path = folder / LATEST
+    if options.resume:
+        if not path.is_file():
+            raise CheckpointError(f"there is nothing to resume: no {path} · leave --c out to start training")
+        return load_checkpoint(path, content_hash(configuration))
+    for existing in (path, folder / BEST):
+        if existing.exists() and not options.overwrite:
+            raise CheckpointError(
+                f"this fold was trained before: {existing} · give --c to resume it, or --overwrite to throw it away "
+                "and start anew"
+            )
+    return None
+
+
+def _run_settings(
+    fold: FoldName, configuration: Configuration, options: TrainingOptions, checkpoint: Checkpoint | None
+) -> RunSettings:
+    """Take the run's settings from the checkpoint, or else from the options and the plans."""
+    if checkpoint is None:
+        plans = configuration.training
+        return RunSettings(
+            fold=fold,
+            epochs=options.epochs or plans.epochs,
+            iterations_per_epoch=options.iterations_per_epoch or plans.iterations_per_epoch,
+            seed=DEFAULT_SEED if options.seed is None else options.seed,
+        )
+    run = checkpoint.identity.run
+    for name in ("epochs", "iterations_per_epoch", "seed"):
+        asked, known = getattr(options, name), getattr(run, name)
+        if asked is not None and asked != known:
+            raise InputError(
+                f"--{name} {asked} contradicts the run to resume, which was started with {known} · leave it out, or "
+                "start anew with --overwrite"
+            )
+    return run
+
+
+def _build_trainer(
+    workspace: Workspace, data: FoldData, home: Home, options: TrainingOptions, device: torch.device
+) -> Trainer:
+    configuration, run = workspace.configuration, home.identity.run
+    torch.manual_seed(run.seed)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # all inputs have one shape
+    network = build_network(configuration.network).to(device)
+    recipe = _recipe(configuration, run, options)
+    return Trainer(
+        network,
+        build_optimizer(network, configuration.training.learning_rate),
+        recipe,
+        _training_data(workspace, data, recipe, options.num_workers),
+        home,
+        observers=(
+            EpochLog(run.epochs),
+            MetricsFile(home.folder / METRICS_FILE),
+            ProgressFigure(home.folder / PROGRESS_FILE),
+        ),
+    )
+
+
+def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOptions) -> Recipe:
+    plans = configuration.training
+    return Recipe(
+        epochs=run.epochs,
+        iterations_per_epoch=run.iterations_per_epoch,
+        seed=run.seed,
+        learning_rate=plans.learning_rate,
+        learning_rate_power=plans.learning_rate_power,
+        gradient_clip=plans.gradient_clip,
+        consistency_warmup=plans.consistency_warmup,
+        validate_every=options.validate_every,
+        augmentation=plans.augmentation,
+        objective=ObjectiveSettings(
+            similarity=plans.similarity,
+            window=plans.similarity_window_voxels,
+            weights=plans.weights,
+            spacing=configuration.preprocessing.spacing,
+            num_labels=configuration.network.num_labels,
+            labels_per_step=plans.labels_per_step,
+        ),
+    )
+
+
+def _training_data(workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None) -> TrainingData:
+    source = CaseSource(workspace.cases_folder, data.annotated)
+    settings = LoaderSettings(
+        batch_size=workspace.configuration.training.batch_size,
+        seed=recipe.seed,
+        probability=recipe.augmentation.probability,
+        workers=default_workers() if num_workers is None else num_workers,
+    )
+    return TrainingData(
+        open_batches=functools.partial(open_batches, source, data.sampler, settings),
+        validation=Validation(source, data.validation, data.held_out, recipe.objective),
+    )
+
+
+def _clear(folder: Path, *, everything: bool) -> None:
+    """Remove half-written files of a run that was killed, and all files of a run that is to be overwritten."""
+    names = [path.name for path in folder.glob(".*-checkpoint_*.pth")]
+    for name in (*names, *(RUN_FILES if everything else ())):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _log_beginning(trainer: Trainer, data: FoldData) -> None:
+    identity, device = trainer.home.identity, trainer.device
+    run = identity.run
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    python = platform.python_version()
+    logger.info("biasreg %s, torch %s, Python %s", biasreg.__version__, torch.__version__, python)
+    logger.info("%s, fold %s, results in %s", identity.dataset_name, run.fold, trainer.home.folder)
+    logger.info("plans %s, configuration %s", identity.plans_name, identity.configuration_name)
+    logger.info("device: %s (%s)", device, name)
+    sizes = [parameter.numel() for parameter in trainer.network.parameters() if parameter.requires_grad]
+    logger.info("network: %.2f million parameters to train", sum(sizes) / 1e6)
+    logger.info("%d epochs of %d iterations, seed %d", run.epochs, run.iterations_per_epoch, run.seed)
+    labelled = sum(data.annotated[case] for case in data.fold.train)
+    logger.info("%d training cases, %d of them with labels, %s", len(data.fold.train), labelled, data.sampler.pairing)
+    logger.info("validation on %d pairs; %d cases are held out", len(data.validation), len(data.fold.validation))
+    if data.held_out == "fixed only":
+        logger.warning("too few held-out cases to pair with each other: validation takes training cases as moving ones")
+    elif data.held_out == "none":
+        logger.warning("validation pairs are NOT held out: training sees them, their scores say nothing of new cases")

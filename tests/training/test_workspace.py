@@ -1,0 +1,99 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from biasreg.core.errors import DatasetError, InputError, PlansError
+from biasreg.core.serialization import write_record
+from biasreg.training.workspace import open_workspace, publish, read_fold, read_fold_data
+
+
+def test_a_fold_is_read_with_its_held_out_pairs(write_dataset):
+    workspace = open_workspace(write_dataset(cases=6), "901", "tiny", None)
+    data = read_fold_data(workspace, 0)
+    assert data.fold.validation == ("case0", "case1")
+    assert data.held_out == "both"
+    assert set(data.validation) == {("case0", "case1"), ("case1", "case0")}
+    assert set(data.sampler.cases) == {"case2", "case3", "case4", "case5"}
+
+
+def test_a_single_held_out_case_is_paired_with_training_cases(write_dataset):
+    data = read_fold_data(open_workspace(write_dataset(cases=4), "901", "tiny", None), 0)
+    assert data.held_out == "fixed only"
+    assert {fixed for _, fixed in data.validation} == {"case0"}
+    assert {moving for moving, _ in data.validation} <= {"case1", "case2", "case3"}
+
+
+def test_fold_all_trains_on_everything_and_holds_out_nothing(write_dataset):
+    data = read_fold_data(open_workspace(write_dataset(cases=6), "Blobs", "tiny", "main"), "all")
+    assert data.fold.train == tuple(f"case{index}" for index in range(6))
+    assert data.held_out == "none"
+    assert len(data.validation) == 2
+
+
+def test_listed_pairs_come_from_the_dataset(write_dataset):
+    workspace = open_workspace(write_dataset(cases=6, pairing="listed"), "901", "tiny", None)
+    data = read_fold_data(workspace, 0)
+    assert data.sampler.cases == ("case2", "case3")
+    assert data.held_out == "none"
+
+
+def test_missing_preprocessed_data_name_the_command(write_dataset):
+    roots = write_dataset()
+    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 902`"):
+        open_workspace(roots, "902", "tiny", None)
+    with pytest.raises(PlansError, match=r"no plans 'other'.*biasreg_plan_and_preprocess -d 901"):
+        open_workspace(roots, "901", "other", None)
+    with pytest.raises(PlansError, match=r"no configuration 'huge'.*there is: main"):
+        open_workspace(roots, "901", "tiny", "huge")
+    with pytest.raises(InputError, match=r"no fold 7.*folds 0 to 1"):
+        read_fold(open_workspace(roots, "901", "tiny", None), 7)
+
+
+def test_cases_of_other_plans_are_refused(write_dataset, configuration):
+    roots = write_dataset()
+    workspace = open_workspace(roots, "901", "tiny", None)
+    changed = replace(configuration.preprocessing, spacing=(1.0, 1.0, 1.0))
+    plans = replace(workspace.plans, configurations={"main": replace(configuration, preprocessing=changed)})
+    write_record(workspace.dataset_folder / "tiny.json", plans)
+    with pytest.raises(PlansError, match="preprocessed with other plans"):
+        open_workspace(roots, "901", "tiny", None)
+
+
+def test_plans_of_another_version_ask_to_plan_again(write_dataset):
+    roots = write_dataset()
+    path = roots.preprocessed / "Dataset901_Blobs" / "tiny.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(PlansError, match=r"schema version 99.*plan again"):
+        open_workspace(roots, "901", "tiny", None)
+
+
+def test_a_case_that_is_not_preprocessed_is_named(write_dataset):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    (workspace.cases_folder / "case3.json").unlink()
+    with pytest.raises(PlansError, match="case3"):
+        read_fold_data(workspace, 0)
+
+
+def test_the_model_folder_gets_plans_dataset_and_reference(write_dataset):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    (workspace.cases_folder / "reference.nii.gz").write_bytes(b"reference")
+    publish(workspace, 0)
+    folder = workspace.model_folder
+    assert folder.parts[-2:] == ("Dataset901_Blobs", "tiny__main")
+    assert (folder / "plans.json").read_text() == (workspace.dataset_folder / "tiny.json").read_text()
+    assert (folder / "dataset.json").is_file()
+    assert (folder / "reference.nii.gz").read_bytes() == b"reference"
+
+
+def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configuration):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    publish(workspace, 0)
+    changed = replace(configuration, training=replace(configuration.training, learning_rate=0.5))
+    other = replace(workspace, plans=replace(workspace.plans, configurations={"main": changed}))
+    publish(other, 0)  # nothing is trained yet
+    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0" / "checkpoint_latest.pth").touch()
+    publish(other, 0)  # the fold itself is about to be overwritten
+    with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
+        publish(other, 1)
