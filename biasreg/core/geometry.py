@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +18,7 @@ ORTHONORMALITY_TOLERANCE = 1e-3
 CLOSENESS_TOLERANCE_MM = 1e-3
 """Distance of corners below which two grids are the same; far below any voxel size, far above float32 round-off."""
 
+_AXIS_LETTERS = ("LR", "PA", "IS")  # negative and positive direction of each world axis
 _LPS_SIGNS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -145,7 +145,13 @@ def apply_affine(matrix: npt.ArrayLike, points: npt.ArrayLike) -> npt.NDArray[np
 
 def orientation_code(geometry: Geometry) -> str:
     """Return the closest anatomical direction of each array axis, for example `RAS` or `LPS`."""
-    return "".join(nibabel.aff2axcodes(geometry.affine))
+    cosines = np.abs(np.array(geometry.direction))
+    letters = [""] * 3
+    for _ in range(3):  # the clearest pair of world and array axis first, each axis once
+        world, axis = np.unravel_index(int(cosines.argmax()), cosines.shape)
+        letters[axis] = _AXIS_LETTERS[world][int(geometry.direction[world][axis] > 0)]
+        cosines[world, :] = cosines[:, axis] = -1.0
+    return "".join(letters)
 
 
 def ras_to_lps(vectors: npt.ArrayLike) -> FloatArray:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from biasreg.core.errors import BiasregError, DatasetError
 from biasreg.core.pairs import PairFiles, read_pairs
-from biasreg.evaluation.label_warping import warp_to_fixed
 from biasreg.evaluation.metrics import (
     FieldMetrics,
     dice_per_label,
@@ -37,6 +36,7 @@ from biasreg.evaluation.records import (
 )
 from biasreg.evaluation.reference_data import References, read_prediction, read_references, read_seconds
 from biasreg.evaluation.summary import mean_of_known, summarize, write_evaluation
+from biasreg.spatial.native import warp_label_map
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -197,7 +197,7 @@ def _score_labels(references: References, names: dict[int, str], displacement: N
     moving, fixed = references.labels
     in_moving, in_fixed = set(np.unique(moving.array).tolist()), set(np.unique(fixed.array).tolist())
     evaluated = [value for value in names if value in in_moving and value in in_fixed]
-    warped = warp_to_fixed(moving, displacement, references.geometry)
+    warped = warp_label_map(moving, displacement, references.geometry)
     dice = dice_per_label(warped, fixed.array, evaluated)
     distance = hd95_per_label(warped, fixed.array, references.geometry.spacing, evaluated)
     for value, name in names.items():

@@ -16,6 +16,7 @@ from scipy import ndimage
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.points_io import Points
 from biasreg.spatial import jacobian
+from biasreg.spatial.native import displacement_to_voxels
 from biasreg.spatial.warp import sample
 
 HAUSDORFF_PERCENTILE = 95.0
@@ -160,21 +161,6 @@ def sample_displacement(displacement: NDArray, geometry: Geometry, points: NDArr
     volume = torch.from_numpy(np.ascontiguousarray(np.moveaxis(displacement, -1, 0), dtype=np.float32))[None]
     sampled = sample(volume, coordinates, mode="linear", padding="border")  # (1, 3, N, 1, 1)
     return sampled[0, :, :, 0, 0].T.numpy().astype(np.float64)
-
-
-def displacement_to_voxels(displacement: NDArray, geometry: Geometry) -> torch.Tensor:
-    """Turn a displacement in mm of the world into voxels of its own grid, u = A⁻¹ d with A the affine's 3×3 part.
-
-    Args:
-        displacement: (X, Y, Z, 3), RAS mm.
-        geometry: Grid of the displacement.
-
-    Returns:
-        (1, 3, X, Y, Z) float32, voxels, component a along array axis a.
-    """
-    to_voxels = np.linalg.inv(geometry.affine[:3, :3]).astype(np.float32)
-    voxels = displacement.astype(np.float32, copy=False) @ to_voxels.T  # (X, Y, Z, 3)
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels, -1, 0)))[None]
 
 
 def field_metrics(displacement: NDArray, geometry: Geometry) -> FieldMetrics:

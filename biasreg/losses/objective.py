@@ -42,6 +42,8 @@ class PairBatch(NamedTuple):
         fixed_labels: The same.
         moving_annotated: (B,) bool: whether the case has labels.
         fixed_annotated: The same.
+        moving_mask: (B, 1, X, Y, Z) float in [0, 1]: where the image has values that count for the similarity.
+        fixed_mask: The same.
     """
 
     moving: Tensor
@@ -50,6 +52,8 @@ class PairBatch(NamedTuple):
     fixed_labels: Tensor
     moving_annotated: Tensor
     fixed_annotated: Tensor
+    moving_mask: Tensor
+    fixed_mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -157,11 +161,15 @@ def objective(
 
 
 def _similarity(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
-    """Return the image term; outside the moving image is 0, the minimum of normalised images."""
+    """Return the image term where both images have values; outside the moving image is 0, the images' minimum.
+
+    The weight takes no gradient: the term must not fall by moving anatomy out of the image.
+    """
     warped = warp(at_least_float32(batch.moving), displacement, padding="zeros")
+    weight = batch.fixed_mask * warp(batch.moving_mask, displacement.detach(), padding="zeros")
     if settings.similarity == "lncc":
-        return local_ncc_loss(warped, batch.fixed, window=settings.window)
-    return mind_ssc_loss(warped, batch.fixed)
+        return local_ncc_loss(warped, batch.fixed, window=settings.window, weight=weight)
+    return mind_ssc_loss(warped, batch.fixed, weight=weight)
 
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:

@@ -83,7 +83,7 @@ def augment_pairs(
     """Move the images of each pair by random affine maps, and their labels with them.
 
     Images are interpolated linearly, labels by nearest neighbour; both repeat their border voxels, so that they stay
-    together at the border too. Each array is resampled once.
+    together at the border too; masks are 0 beyond it. Each array is resampled once.
 
     Args:
         batch: Pairs on the training device.
@@ -109,6 +109,8 @@ def augment_pairs(
         fixed=sample(batch.fixed, fixed_at, mode="linear", padding="border"),
         moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="border"),
         fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="border"),
+        moving_mask=sample(batch.moving_mask, moving_at, mode="linear", padding="zeros"),
+        fixed_mask=sample(batch.fixed_mask, fixed_at, mode="linear", padding="zeros"),
     )
 
 

@@ -35,7 +35,7 @@ from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, G
 
 from biasreg.core.errors import BiasregError, TrainingError
 from biasreg.losses.objective import PairBatch
-from biasreg.preprocessing.storage import load_image, load_labels
+from biasreg.preprocessing.storage import load_image, load_labels, load_mask
 from biasreg.training.sampling import Pair, PairSampler
 
 # Half of nnU-Net's ranges: its images have unit variance, ours lie in [0, 1] and must stay comparable to each other.
@@ -58,6 +58,8 @@ class HostBatch(NamedTuple):
         fixed_labels: Classes of the fixed images.
         moving_annotated: Which moving cases have labels (B,), bool.
         fixed_annotated: Which fixed cases have labels (B,), bool.
+        moving_mask: Where the moving images have values (B, 1, X, Y, Z), uint8.
+        fixed_mask: The same of the fixed images.
         pairs: (moving, fixed) case identifiers.
     """
 
@@ -67,6 +69,8 @@ class HostBatch(NamedTuple):
     fixed_labels: np.ndarray
     moving_annotated: np.ndarray
     fixed_annotated: np.ndarray
+    moving_mask: np.ndarray
+    fixed_mask: np.ndarray
     pairs: tuple[Pair, ...]
 
 
@@ -97,6 +101,10 @@ class CaseSource:
         labels = load_labels(self.folder, case)
         return np.array(labels, dtype=np.uint8 if labels.dtype == np.uint8 else np.int32)[None]
 
+    def mask(self, case: str) -> np.ndarray:
+        """Read where an image has values, uint8 (1, X, Y, Z)."""
+        return np.array(load_mask(self.folder, case))[None]
+
     def batch(self, pairs: tuple[Pair, ...]) -> HostBatch:
         """Read pairs, without augmentation."""
         moving, fixed = zip(*pairs, strict=True)
@@ -107,6 +115,8 @@ class CaseSource:
             fixed_labels=np.stack([self.labels(case) for case in fixed]),
             moving_annotated=np.array([self.annotated[case] for case in moving]),
             fixed_annotated=np.array([self.annotated[case] for case in fixed]),
+            moving_mask=np.stack([self.mask(case) for case in moving]),
+            fixed_mask=np.stack([self.mask(case) for case in fixed]),
             pairs=pairs,
         )
 
@@ -168,6 +178,8 @@ def to_device(batch: HostBatch, device: torch.device) -> PairBatch:
         fixed_labels=move(batch.fixed_labels).long(),
         moving_annotated=move(batch.moving_annotated),
         fixed_annotated=move(batch.fixed_annotated),
+        moving_mask=move(batch.moving_mask).float(),
+        fixed_mask=move(batch.fixed_mask).float(),
     )
 
 

@@ -14,8 +14,9 @@ from biasreg.core.paths import Roots
 from biasreg.core.serialization import content_hash
 from biasreg.losses.objective import ObjectiveSettings
 from biasreg.network.build import build_network
+from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, load_checkpoint
+from biasreg.network.device import select_device
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
-from biasreg.training.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, load_checkpoint
 from biasreg.training.data import CaseSource, LoaderSettings, default_workers, open_batches
 from biasreg.training.observers import (
     LOG_FILE,
@@ -26,7 +27,7 @@ from biasreg.training.observers import (
     ProgressFigure,
     run_log,
 )
-from biasreg.training.optimization import build_optimizer, select_device
+from biasreg.training.optimization import build_optimizer
 from biasreg.training.trainer import VALIDATION_FILE, Home, Recipe, Trainer, TrainingData
 from biasreg.training.validation import Validation
 from biasreg.training.workspace import FoldData, FoldName, Workspace, open_workspace, publish, read_fold_data

@@ -3,13 +3,12 @@
 import logging
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from biasreg.core.errors import InputError, TrainingError
+from biasreg.core.errors import TrainingError
 from biasreg.losses.objective import Terms
 
 logger = logging.getLogger(__name__)
@@ -32,31 +31,6 @@ class StepOutcome(NamedTuple):
     loss: float
     gradient_norm: float
     terms: dict[str, float]
-
-
-def select_device(name: str | None = None) -> torch.device:
-    """Return the device that was asked for, or the best there is: CUDA, then MPS, then the CPU.
-
-    Raises:
-        InputError: If the device that was asked for is not there.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        return torch.device(next(kind for kind, there in available.items() if there))
-    kind = name.split(":")[0]
-    if not available.get(kind, False):
-        there = ", ".join(kind for kind, is_there in available.items() if is_there)
-        raise InputError(
-            f"device '{name}' is not available here; there is: {there} · leave -device out to take the best"
-        )
-    return torch.device(name)
-
-
-def autocast(device: torch.device) -> AbstractContextManager[None]:
-    """Compute in bfloat16 where that is faster and safe (CUDA since Ampere), otherwise in float32."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def build_optimizer(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:

@@ -20,9 +20,7 @@ from tqdm import tqdm
 from biasreg.core.errors import TrainingError
 from biasreg.core.serialization import from_json, to_json, write_record
 from biasreg.losses.objective import ObjectiveSettings, objective
-from biasreg.planning.plans import AugmentationPlans
-from biasreg.training.augmentation import augment_pairs, step_generator
-from biasreg.training.checkpoint import (
+from biasreg.network.checkpoint import (
     BEST,
     LATEST,
     Checkpoint,
@@ -31,12 +29,14 @@ from biasreg.training.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
+from biasreg.network.device import autocast
+from biasreg.planning.plans import AugmentationPlans
+from biasreg.training.augmentation import augment_pairs, step_generator
 from biasreg.training.data import HostBatch, to_device
 from biasreg.training.interruption import StopRequest, TrainingStoppedError, watch_signals
 from biasreg.training.observers import Observer
 from biasreg.training.optimization import (
     StepOutcome,
-    autocast,
     check_skipped,
     polynomial_rate,
     set_learning_rate,

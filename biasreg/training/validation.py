@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.network.device import autocast
 from biasreg.spatial.jacobian import folding_fraction, jacobian_determinant
 from biasreg.spatial.warp import warp, warp_labels
 from biasreg.training.data import CaseSource, to_device
-from biasreg.training.optimization import autocast
 from biasreg.training.sampling import Pair
 
 HeldOut = Literal["both", "fixed only", "none"]

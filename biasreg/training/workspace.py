@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.paths import Roots, find_dataset
 from biasreg.core.serialization import atomic_write, from_json, read_json, to_json
+from biasreg.network.checkpoint import BEST, LATEST
 from biasreg.planning.plans import PLANS_SCHEMA_VERSION, Configuration, Plans
 from biasreg.planning.splits import Fold
 from biasreg.preprocessing.storage import (
@@ -17,7 +18,6 @@ from biasreg.preprocessing.storage import (
     configuration_folder,
     read_stored_case,
 )
-from biasreg.training.checkpoint import BEST, LATEST
 from biasreg.training.sampling import Pair, PairSampler, select_pairs
 from biasreg.training.validation import HeldOut
 

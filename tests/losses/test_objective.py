@@ -48,7 +48,8 @@ def make_batch(*, batch=2, channels=1, seed=0):
     images = [torch.rand(batch, channels, *SHAPE, generator=generator) for _ in range(2)]
     labels = [torch.randint(0, NUM_LABELS, (batch, 1, *SHAPE), generator=generator) for _ in range(2)]
     yes = torch.ones(batch, dtype=torch.bool)
-    return PairBatch(*images, *labels, yes, yes)
+    whole = torch.ones(batch, 1, *SHAPE)
+    return PairBatch(*images, *labels, yes, yes, whole, whole)
 
 
 def run(network, batch, settings=SETTINGS, *, scale=1.0, seed=0):
@@ -125,7 +126,9 @@ def test_pairs_without_labels_still_train_the_field():
     network, batch = TinyNetwork(), make_batch()
     no = torch.zeros(2, dtype=torch.bool)
     nothing = torch.zeros_like(batch.fixed_labels)
-    result = run(network, PairBatch(batch.moving, batch.fixed, nothing, nothing, no, no))
+    result = run(
+        network, batch._replace(moving_labels=nothing, fixed_labels=nothing, moving_annotated=no, fixed_annotated=no)
+    )
     result.total.backward()
     assert {name for name, term in result.terms.items() if term == 0} == {"overlap", "segmentation", "consistency"}
     assert network.field.weight.grad.abs().max() > 0
@@ -202,7 +205,8 @@ def test_training_on_the_objective_aligns_a_shifted_organ():
     moving[..., 2:5, 2:6, 2:6] = 1.0
     fixed[..., 3:6, 2:6, 2:6] = 1.0
     yes = torch.ones(1, dtype=torch.bool)
-    batch = PairBatch(moving, fixed, moving.long(), fixed.long(), yes, yes)
+    whole = torch.ones_like(moving)
+    batch = PairBatch(moving, fixed, moving.long(), fixed.long(), yes, yes, whole, whole)
     network = TinyNetwork(head=False)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     first = run(network, batch).terms["overlap"]
@@ -222,3 +226,16 @@ def test_bad_settings_and_shapes_are_refused():
     batch = make_batch()
     with pytest.raises(ValueError, match=r"moving has shape \(2, 1, 8, 8, 8\) but fixed has shape \(2, 1, 8, 8, 7\)"):
         run(TinyNetwork(), batch._replace(fixed=batch.fixed[..., 1:]))
+
+
+def test_similarity_counts_only_where_both_images_have_values():
+    batch = make_batch(batch=1)
+    network = lambda moving, fixed: Output(torch.zeros(1, 3, *SHAPE), None, None)  # noqa: E731
+    mask = torch.zeros(1, 1, *SHAPE)
+    mask[..., :4, :, :] = 1
+    masked = batch._replace(fixed=torch.where(mask > 0, batch.moving, batch.fixed), fixed_mask=mask)
+    whole = run(network, masked._replace(fixed_mask=torch.ones_like(mask))).terms["similarity"]
+    inside = run(network, masked).terms["similarity"]
+    assert 0 < inside < whole
+    nowhere = run(network, masked._replace(moving_mask=torch.zeros_like(mask))).terms["similarity"]
+    assert nowhere == 0

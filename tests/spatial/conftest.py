@@ -8,6 +8,8 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
+from biasreg.core.geometry import Geometry
+
 
 @pytest.fixture
 def smooth_field() -> Callable[..., Tensor]:
@@ -19,3 +21,19 @@ def smooth_field() -> Callable[..., Tensor]:
         return torch.from_numpy(smooth / np.abs(smooth).max() * amplitude).float()[None]
 
     return make
+
+
+@pytest.fixture
+def grid() -> Geometry:
+    return Geometry.centered((16, 14, 12), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def oblique() -> Geometry:
+    """A grid turned by 20 degrees about z, anisotropic, with its first axis pointing left."""
+    cosine, sine = np.cos(np.radians(20)), np.sin(np.radians(20))
+    direction = np.array([[-cosine, -sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
+    affine = np.eye(4)
+    affine[:3, :3] = direction * [1.2, 0.9, 2.0]
+    affine[:3, 3] = [9.0, -6.0, -7.0]
+    return Geometry.from_affine(affine, (16, 18, 9))

@@ -18,7 +18,9 @@ def make_pair(shape=(12, 10, 8)):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, 1, *shape, generator=generator)
     labels = torch.randint(0, 4, (1, 1, *shape), generator=generator)
-    return PairBatch(image, image.clone(), labels, labels.clone(), torch.tensor([True]), torch.tensor([False]))
+    annotated = torch.tensor([True]), torch.tensor([False])
+    masks = torch.ones_like(image), torch.ones_like(image)
+    return PairBatch(image, image.clone(), labels, labels.clone(), *annotated, *masks)
 
 
 def test_identity_maps_voxels_to_themselves():
@@ -103,3 +105,10 @@ def test_labels_stay_integer_and_known_and_annotation_is_kept():
     assert set(result.moving_labels.unique().tolist()) <= {0, 1, 2, 3}
     assert result.moving_annotated.tolist() == [True]
     assert result.fixed_annotated.tolist() == [False]
+
+
+def test_a_mask_is_zero_where_the_augmented_image_has_no_values():
+    pair = make_pair()
+    shifted = augment_pairs(pair, AugmentationPlans(0.0, 0.0, 0.0, 0.0, 6.0, 1.0), SPACING, step_generator(0, 0))
+    assert shifted.moving_mask.min() == 0
+    assert shifted.moving_mask.max() == pytest.approx(1)

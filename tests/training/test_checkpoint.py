@@ -9,7 +9,7 @@ from torch import nn
 
 from biasreg.core.errors import CheckpointError
 from biasreg.core.serialization import content_hash
-from biasreg.training.checkpoint import (
+from biasreg.network.checkpoint import (
     Identity,
     RunSettings,
     capture,
@@ -109,7 +109,7 @@ import resource, signal, sys
 from pathlib import Path
 import torch
 from biasreg.core.errors import CheckpointError
-from biasreg.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from biasreg.network.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from dataclasses import replace
 path = Path(sys.argv[1])
 checkpoint = load_checkpoint(path)

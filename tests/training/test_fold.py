@@ -12,8 +12,8 @@ import torch
 
 from biasreg.core.errors import CheckpointError, DatasetError, InputError
 from biasreg.core.serialization import from_json, read_record
+from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint, load_weights
 from biasreg.training import fold as fold_module
-from biasreg.training.checkpoint import BEST, LATEST, load_checkpoint, load_weights
 from biasreg.training.data import open_batches
 from biasreg.training.fold import TrainingOptions, train_fold
 from biasreg.training.interruption import TrainingStoppedError

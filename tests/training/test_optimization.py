@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from biasreg.core.errors import InputError, TrainingError
+from biasreg.core.errors import TrainingError
 from biasreg.losses.objective import Terms
 from biasreg.training.optimization import (
     MAX_SKIPPED_IN_A_ROW,
@@ -12,7 +12,6 @@ from biasreg.training.optimization import (
     build_optimizer,
     check_skipped,
     polynomial_rate,
-    select_device,
     set_learning_rate,
     take_step,
     warmup_scale,
@@ -78,10 +77,3 @@ def test_skipped_steps_are_logged_with_their_pair_and_end_training_when_they_go_
     assert "pair a -> b" in caplog.text
     with pytest.raises(TrainingError, match=r"21 steps in a row.*pair a -> b.*smoothness 0.5"):
         check_skipped(outcome, MAX_SKIPPED_IN_A_ROW + 1, "iteration 8, pair a -> b")
-
-
-def test_a_device_that_is_not_there_is_refused_by_name():
-    assert select_device("cpu") == torch.device("cpu")
-    assert select_device().type in ("cuda", "mps", "cpu")
-    with pytest.raises(InputError, match="'tpu' is not available"):
-        select_device("tpu")

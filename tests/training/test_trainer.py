@@ -7,7 +7,7 @@ import torch
 from biasreg.core.errors import TrainingError
 from biasreg.losses.objective import ObjectiveSettings
 from biasreg.network.build import build_network
-from biasreg.training.checkpoint import BEST, LATEST, Identity, RunSettings, load_checkpoint
+from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, load_checkpoint
 from biasreg.training.data import CaseSource, LoaderSettings, open_batches
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.sampling import PairSampler

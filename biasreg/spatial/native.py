@@ -1,4 +1,4 @@
-"""Bring the moving label map onto the fixed grid through a displacement in mm, at native resolution."""
+"""Displacements in mm on native grids: bring moving images and label maps onto the fixed grid through them."""
 
 import numpy as np
 import torch
@@ -6,10 +6,30 @@ from numpy.typing import NDArray
 
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image
-from biasreg.spatial.warp import in_field_of_view, sample_labels
+from biasreg.spatial.warp import in_field_of_view, sample, sample_labels
 
 
-def warp_to_fixed(moving: Image, displacement: NDArray | None, fixed: Geometry) -> NDArray:
+def warp_image(
+    moving: Image, displacement: NDArray | None, fixed: Geometry, padding: float | None = None
+) -> NDArray[np.float32]:
+    """Resample the moving image once, linearly: the value at fixed point p is moving(p + d(p)).
+
+    Args:
+        moving: The moving image on its own grid.
+        displacement: d, (X, Y, Z, 3) in RAS mm on the fixed grid; None is the identity of the world, d = 0.
+        fixed: The fixed grid.
+        padding: Value where p + d(p) lies outside the moving grid; the image's minimum when None.
+
+    Returns:
+        (X, Y, Z) float32.
+    """
+    volume = torch.from_numpy(np.ascontiguousarray(moving.array, dtype=np.float32))[None, None]
+    coordinates = torch.from_numpy(moving_coordinates(displacement, fixed, moving.geometry))[None]
+    outside = float(moving.array.min()) if padding is None else padding
+    return sample(volume, coordinates, padding=outside)[0, 0].numpy()
+
+
+def warp_label_map(moving: Image, displacement: NDArray | None, fixed: Geometry) -> NDArray:
     """Warp a label map: the value at fixed point p is the moving label at p + d(p).
 
     Each label is interpolated linearly and the largest wins; outside the moving grid is background.
@@ -47,6 +67,21 @@ def moving_coordinates(displacement: NDArray | None, fixed: Geometry, moving: Ge
         if displacement is not None:
             coordinates[axis] += displacement @ world_row.astype(np.float32)
     return coordinates
+
+
+def displacement_to_voxels(displacement: NDArray, geometry: Geometry) -> torch.Tensor:
+    """Turn a displacement in mm of the world into voxels of its own grid, u = A⁻¹ d with A the affine's 3×3 part.
+
+    Args:
+        displacement: (X, Y, Z, 3), RAS mm.
+        geometry: Grid of the displacement.
+
+    Returns:
+        (1, 3, X, Y, Z) float32, voxels, component a along array axis a.
+    """
+    to_voxels = np.linalg.inv(geometry.affine[:3, :3]).astype(np.float32)
+    voxels = displacement.astype(np.float32, copy=False) @ to_voxels.T  # (X, Y, Z, 3)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels, -1, 0)))[None]
 
 
 def _interpolate_labels(labels: NDArray, coordinates: NDArray[np.float32]) -> NDArray:

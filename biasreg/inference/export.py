@@ -1,0 +1,86 @@
+"""Writing a registered pair to disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import Image, write_image
+from biasreg.core.transform_io import write_composite_transform, write_displacement, write_learn2reg
+from biasreg.inference.predictor import Prediction
+from biasreg.spatial.jacobian import jacobian_determinant
+from biasreg.spatial.native import displacement_to_voxels
+
+SAVE_CHOICES = ("jacobian", "h5", "learn2reg")
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Where the results of one pair go.
+
+    Attributes:
+        folder: Output folder.
+        pair: Pair identifier.
+        ending: File ending of images; displacement fields are always `.nii.gz`.
+    """
+
+    folder: Path
+    pair: str
+    ending: str = ".nii.gz"
+
+    def path(self, suffix: str, ending: str | None = None) -> Path:
+        """Name one file.
+
+        Args:
+            suffix: What the file holds, for example `warp`.
+            ending: File ending; that of images when None.
+
+        Returns:
+            `<folder>/<pair>_<suffix><ending>`.
+        """
+        return self.folder / f"{self.pair}_{suffix}{self.ending if ending is None else ending}"
+
+
+def write_prediction(
+    files: OutputFiles, prediction: Prediction, moving: Geometry, fixed: Geometry, save: Sequence[str]
+) -> None:
+    """Write the fields and the warped image of a pair.
+
+    Args:
+        files: Where to.
+        prediction: The registered pair.
+        moving: Grid of the moving image.
+        fixed: Grid of the fixed image.
+        save: Further outputs out of `SAVE_CHOICES`.
+    """
+    write_displacement(files.path("warp", ".nii.gz"), prediction.displacement, fixed)
+    write_displacement(files.path("inverse_warp", ".nii.gz"), prediction.inverse, moving)
+    for index, channel in enumerate(prediction.warped):
+        suffix = "warped" if len(prediction.warped) == 1 else f"warped_{index:04d}"
+        write_image(files.path(suffix), channel, fixed)
+    voxels = displacement_to_voxels(prediction.displacement, fixed)
+    if "jacobian" in save:
+        write_image(files.path("jacobian"), jacobian_determinant(voxels)[0].numpy(), fixed)
+    if "h5" in save:
+        write_composite_transform(files.path("warp", ".h5"), prediction.displacement, fixed)
+    if "learn2reg" in save:
+        write_learn2reg(files.path("disp", ".nii.gz"), np.moveaxis(voxels[0].numpy(), 0, -1), fixed)
+
+
+def write_labels(files: OutputFiles, labels: NDArray[np.integer], fixed: Geometry) -> None:
+    """Write the warped label map of a pair.
+
+    Args:
+        files: Where to.
+        labels: (X, Y, Z) on the fixed grid.
+        fixed: The fixed grid.
+    """
+    write_image(files.path("warped_seg"), labels, fixed)
+
+
+def same_grid(images: Sequence[Image]) -> bool:
+    """Tell whether all channels of an image lie on one grid."""
+    return all(image.geometry.is_close(images[0].geometry) for image in images[1:])
