@@ -1,8 +1,8 @@
 """Where raw data, preprocessed data and results lie, and which folder a dataset's id or name means."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from biasreg.core.errors import DatasetError
@@ -52,27 +52,49 @@ def resolve_roots(
     Raises:
         DatasetError: A root is given by none of these.
     """
-    common = environ.get(COMMON_ROOT_VARIABLE)
-    default = folder / DEFAULT_FOLDER
-    found: dict[str, Path] = {}
     given = {"raw": raw, "preprocessed": preprocessed, "results": results}
-    for root in (field.name for field in fields(Roots)):
-        if path := given[root] or environ.get(f"biasreg_{root}"):
-            found[root] = Path(path)
-        elif common:
-            found[root] = Path(common) / root
-        elif default.is_dir():
-            found[root] = default / root
-    missing = [root for root in given if root not in found]
+    found = {root: _find_root(root, path, environ, folder) for root, path in given.items()}
+    missing = [root for root, path in found.items() if path is None]
     if missing:
-        flags = ", ".join(f"--{root}" for root in missing)
-        variables = ", ".join(f"biasreg_{root}" for root in missing)
-        raise DatasetError(
-            f"no folder is known for: {', '.join(missing)}; give {flags}, or set the environment variables {variables},"
-            f" or set {COMMON_ROOT_VARIABLE} to a folder that holds raw, preprocessed and results, or make the folder"
-            f" {default.absolute()}"
-        )
-    return Roots(**found)
+        raise _unknown_roots(missing, folder)
+    return Roots(**{root: path for root, path in found.items() if path is not None})
+
+
+def resolve_results(environ: Mapping[str, str], *, results: Path | str | None = None, folder: Path = Path(".")) -> Path:
+    """Find the root of the results alone, all that prediction needs; as `resolve_roots` does.
+
+    Args:
+        environ: The environment variables.
+        results: The root, when the user gave it.
+        folder: Where `biasreg_data` is looked for.
+
+    Raises:
+        DatasetError: The root is given by none of these.
+    """
+    found = _find_root("results", results, environ, folder)
+    if found is None:
+        raise _unknown_roots(["results"], folder)
+    return found
+
+
+def _find_root(root: str, given: Path | str | None, environ: Mapping[str, str], folder: Path) -> Path | None:
+    default = folder / DEFAULT_FOLDER
+    if path := given or environ.get(f"biasreg_{root}"):
+        return Path(path)
+    if common := environ.get(COMMON_ROOT_VARIABLE):
+        return Path(common) / root
+    return default / root if default.is_dir() else None
+
+
+def _unknown_roots(missing: Sequence[str], folder: Path) -> DatasetError:
+    flags = ", ".join(f"--{root}" for root in missing)
+    variables = ", ".join(f"biasreg_{root}" for root in missing)
+    many = "s" if len(missing) > 1 else ""
+    return DatasetError(
+        f"no folder is known for: {', '.join(missing)}; give {flags}, or set the environment variable{many}"
+        f" {variables}, or set {COMMON_ROOT_VARIABLE} to a folder that holds raw, preprocessed and results, or make"
+        f" the folder {(folder / DEFAULT_FOLDER).absolute()}"
+    )
 
 
 def split_dataset_name(full_name: str) -> tuple[int, str]:

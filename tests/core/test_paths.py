@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from biasreg.core.errors import DatasetError
-from biasreg.core.paths import Roots, find_dataset, resolve_roots, split_dataset_name
+from biasreg.core.paths import Roots, find_dataset, resolve_results, resolve_roots, split_dataset_name
 
 
 def test_flags_come_before_variables_before_the_common_root_before_the_default(tmp_path):
@@ -59,3 +59,10 @@ def test_full_names_are_split_and_other_names_refused():
     for name in ("Dataset7_A", "dataset007_A", "Dataset007", "Dataset007_"):
         with pytest.raises(DatasetError, match="DatasetNNN_Name"):
             split_dataset_name(name)
+
+
+def test_prediction_needs_no_other_root_than_the_results(tmp_path):
+    assert resolve_results({}, results="/models", folder=tmp_path) == Path("/models")
+    assert resolve_results({"biasreg_results": "/models"}, folder=tmp_path) == Path("/models")
+    with pytest.raises(DatasetError, match=r"no folder is known for: results; give --results, .* variable biasreg_res"):
+        resolve_results({}, folder=tmp_path)
