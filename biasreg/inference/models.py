@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from biasreg.core.errors import ModelNotFoundError
+from biasreg.core.errors import DatasetError, ModelNotFoundError, PlansError
 from biasreg.core.paths import find_dataset
-from biasreg.core.serialization import read_record
+from biasreg.core.serialization import from_json, read_json
 from biasreg.network.checkpoint import BEST, LATEST
-from biasreg.planning.plans import Configuration, Plans
+from biasreg.planning.plans import PLANS_SCHEMA_VERSION, Configuration, Plans
 
 PLANS_FILE = "plans.json"
 
@@ -64,28 +64,33 @@ def find_model(results: Path, request: ModelRequest) -> TrainedModel:
 
     Raises:
         ModelNotFoundError: If no model fits, or more than one does; the message lists them.
+        PlansError: If the model's plans are of another version or lack its configuration.
     """
     candidates = [folder for folder in _model_folders(results, request.dataset) if _fits(folder, request)]
     if not candidates:
-        trained = [_label(folder) for folder in _model_folders(results, None)]
-        there = f"trained models there: {', '.join(trained)}" if trained else "there is no trained model"
-        raise ModelNotFoundError(
-            f"no trained model fits {_describe(request)} · {results} ({there}) · train one with `biasreg_train`"
-        )
+        raise _nothing_fits(results, request)
     if len(candidates) > 1:
         listed = "".join(f"\n  {_label(folder)}" for folder in candidates)
         raise ModelNotFoundError(
-            f"{len(candidates)} trained models fit {_describe(request)} · {results} · choose one with -d (and -p, "
-            f"--configuration):{listed}"
+            f"there are {len(candidates)} trained models{_describe(request)} · {results} · choose one with -d, -p and "
+            f"--configuration:{listed}"
         )
     folder = candidates[0]
-    _, _, configuration_name = folder.name.partition("__")
-    plans = read_record(folder / PLANS_FILE, Plans)
+    _, configuration_name = _names(folder)
     return TrainedModel(
         folder=folder,
         configuration_name=configuration_name,
-        configuration=plans.configurations[configuration_name],
+        configuration=_read_configuration(folder / PLANS_FILE, configuration_name),
         checkpoints=_choose_folds(folder, request.folds),
+    )
+
+
+def _nothing_fits(results: Path, request: ModelRequest) -> ModelNotFoundError:
+    trained = [_label(folder) for folder in _model_folders(results, None)]
+    there = f"trained are: {', '.join(trained)}" if trained else "none is trained"
+    return ModelNotFoundError(
+        f"there is no trained model{_describe(request)} · {results} ({there}) · train one with "
+        f"`biasreg_train {request.dataset or 'DATASET'} 0`"
     )
 
 
@@ -93,8 +98,15 @@ def _model_folders(results: Path, dataset: str | None) -> list[Path]:
     """Folders with plans and at least one checkpoint."""
     if not results.is_dir():
         return []
-    root = find_dataset(dataset, results) if dataset is not None else None
-    datasets = [root] if root is not None else sorted(path for path in results.iterdir() if path.is_dir())
+    datasets = sorted(path for path in results.iterdir() if path.is_dir())
+    if dataset is not None:
+        try:
+            datasets = [find_dataset(dataset, results)]
+        except DatasetError as error:
+            raise ModelNotFoundError(
+                f"{error} · trained models are looked for there; train one with `biasreg_train {dataset} 0`, or name "
+                "another with -d"
+            ) from None
     folders = [folder for path in datasets for folder in sorted(path.iterdir()) if (folder / PLANS_FILE).is_file()]
     return [folder for folder in folders if _trained_folds(folder)]
 
@@ -109,9 +121,32 @@ def _trained_folds(folder: Path) -> dict[str, Path]:
     return folds
 
 
+def _names(folder: Path) -> tuple[str, str]:
+    """Name of the plans and of the configuration of a model's folder; only the plans' name may hold `__` itself."""
+    plans_name, _, configuration_name = folder.name.rpartition("__")
+    return plans_name, configuration_name
+
+
 def _fits(folder: Path, request: ModelRequest) -> bool:
-    plans_name, _, configuration = folder.name.partition("__")
-    return request.plans_name in (None, plans_name) and request.configuration in (None, configuration)
+    plans_name, configuration_name = _names(folder)
+    return request.plans_name in (None, plans_name) and request.configuration in (None, configuration_name)
+
+
+def _read_configuration(path: Path, name: str) -> Configuration:
+    data = read_json(path)
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != PLANS_SCHEMA_VERSION:
+        raise PlansError(
+            f"the model's plans have schema version {version}, this biasreg reads version {PLANS_SCHEMA_VERSION} · "
+            f"{path} · predict with the version of biasreg that trained it, or plan and train again"
+        )
+    plans = from_json(Plans, data, where=str(path))
+    if name not in plans.configurations:
+        raise PlansError(
+            f"the model's plans hold no configuration '{name}', only {', '.join(plans.configurations)} · {path} · "
+            "was the folder renamed? Give it its name back"
+        )
+    return plans.configurations[name]
 
 
 def _choose_folds(folder: Path, asked: tuple[str, ...] | None) -> tuple[Path, ...]:
@@ -124,7 +159,7 @@ def _choose_folds(folder: Path, asked: tuple[str, ...] | None) -> tuple[Path, ..
         raise ModelNotFoundError(
             f"fold {', '.join(missing)} is not trained · {folder} (trained: {', '.join(folds)}) · train it, or omit -f"
         )
-    return tuple(folds[fold] for fold in asked)
+    return tuple(folds[fold] for fold in dict.fromkeys(asked))
 
 
 def _label(folder: Path) -> str:
@@ -134,4 +169,4 @@ def _label(folder: Path) -> str:
 def _describe(request: ModelRequest) -> str:
     asked = {"dataset": request.dataset, "plans": request.plans_name, "configuration": request.configuration}
     given = ", ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
-    return given or "the request"
+    return f" of {given}" if given else ""
