@@ -5,20 +5,26 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from biasreg.core.errors import ImageError
+import biasreg
+from biasreg.core.errors import CheckpointError, ImageError, PredictionError
+from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image
+from biasreg.core.serialization import content_hash
 from biasreg.inference.ensemble import ensemble_displacement
 from biasreg.inference.models import TrainedModel
 from biasreg.inference.native import native_displacement
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
-from biasreg.network.checkpoint import load_weights
+from biasreg.network.checkpoint import load_checkpoint
+from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.prealign import foreground_center
 from biasreg.preprocessing.preprocess import (
     CanonicalImage,
@@ -27,16 +33,18 @@ from biasreg.preprocessing.preprocess import (
     canonical_image,
     read_frame_source,
 )
-from biasreg.spatial.displacement import compose, voxels_to_mm
 from biasreg.spatial.invert import invert
-from biasreg.spatial.native import warp_image
+from biasreg.spatial.native import moving_coordinates, warp_image
+from biasreg.spatial.warp import in_field_of_view, sample
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class InverseError:
-    """How far from its start a point lands after going forth and back, in mm on the canonical grid.
+    """How far from its start a point lands after going through the inverse and back, in mm.
+
+    Measured on the fields as they are written, over the voxels of the moving grid that land inside the fixed grid.
 
     Attributes:
         mean_mm: Mean.
@@ -56,7 +64,7 @@ class Prediction:
     Attributes:
         displacement: (X, Y, Z, 3) RAS mm on the fixed grid: fixed point p is found at p + d(p) in the moving image.
         inverse: (X', Y', Z', 3) RAS mm on the moving grid: moving point q is found at q + d(q) in the fixed image.
-        inverse_error: How well the two undo each other.
+        inverse_error: How well the two undo each other; None if no moving voxel lands inside the fixed grid.
         warped: The moving image on the fixed grid, float32 (X, Y, Z) per channel.
         seconds: Wall time per stage.
         notices: What a user should know about this pair.
@@ -64,14 +72,27 @@ class Prediction:
 
     displacement: NDArray[np.float32]
     inverse: NDArray[np.float32]
-    inverse_error: InverseError
+    inverse_error: InverseError | None
     warped: tuple[NDArray[np.float32], ...]
     seconds: dict[str, float] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
 
-# Beyond these fractions the user is told that the network did not see all of the anatomy.
+# Beyond this fraction the user is told that the network did not see all of the anatomy.
 OUTSIDE_NOTICE = 0.02
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Note the wall time of a block.
+
+    Args:
+        seconds: Where it is noted.
+        stage: Under which name.
+    """
+    start = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - start, 4)
 
 
 class Predictor:
@@ -100,14 +121,10 @@ class Predictor:
             The predictor.
 
         Raises:
-            CheckpointError: If a checkpoint cannot be read.
+            CheckpointError: If a checkpoint cannot be read, or was trained with another configuration than the model's.
+            ImageError: If the reference image of an affine pre-alignment is missing or damaged.
         """
-        networks = []
-        for path in model.checkpoints:
-            weights, configuration = load_weights(path)
-            network = build_network(configuration.network)
-            network.load_state_dict(weights)
-            networks.append(network)
+        networks = [_load_network(path, model.configuration) for path in model.checkpoints]
         return cls(networks, read_frame_source(model.configuration.preprocessing, model.folder), device)
 
     def register(self, moving: Sequence[Image], fixed: Sequence[Image]) -> Prediction:
@@ -122,32 +139,34 @@ class Predictor:
 
         Raises:
             ImageError: If the number of channels is not the model's.
+            PredictionError: If a network gives numbers that are not finite.
         """
         self._check_channels(moving, fixed)
         plans = self.frames.plans
         grid = canonical_grid(plans)
         seconds: dict[str, float] = {}
-        with _timed(seconds, "prealign"):
+        with timed(seconds, "prealign"):
             center = foreground_center(fixed[0], plans.modality)
             frames = [self.frames.frame(image[0], center) for image in (moving, fixed)]
-        with _timed(seconds, "resample"):
+        with timed(seconds, "resample"):
             canonical = [
                 canonical_image(image, frame, plans) for image, frame in zip((moving, fixed), frames, strict=True)
             ]
-        with _timed(seconds, "network"):
+        with timed(seconds, "network"):
             tensors = [torch.from_numpy(item.image)[None].to(self.device) for item in canonical]
             forward = ensemble_displacement(self.networks, tensors[0], tensors[1])
-        with _timed(seconds, "field"):
+            _check_finite(forward)
+        with timed(seconds, "field"):
             displacement = native_displacement(forward, grid, (frames[1], frames[0]), fixed[0].geometry)
-        with _timed(seconds, "inverse"):
-            backward = invert(forward).displacement
-            inverse = native_displacement(backward, grid, (frames[0], frames[1]), moving[0].geometry)
-        with _timed(seconds, "warp"):
+        with timed(seconds, "inverse"):
+            inverse = native_displacement(*_inverse(forward, grid), (frames[0], frames[1]), moving[0].geometry)
+            inverse_error = _inverse_error(displacement, fixed[0].geometry, inverse, moving[0].geometry)
+        with timed(seconds, "warp"):
             warped = tuple(warp_image(channel, displacement, fixed[0].geometry) for channel in moving)
         return Prediction(
             displacement=displacement,
             inverse=inverse,
-            inverse_error=_inverse_error(forward, backward, plans.spacing),
+            inverse_error=inverse_error,
             warped=warped,
             seconds=seconds,
             notices=_notices(canonical),
@@ -163,10 +182,60 @@ class Predictor:
                 )
 
 
-def _inverse_error(forward: Tensor, backward: Tensor, spacing: tuple[float, float, float]) -> InverseError:
-    distance = voxels_to_mm(compose(backward, forward), spacing).norm(dim=1).flatten().cpu().numpy()
+def _load_network(path: Path, configuration: Configuration) -> BIASNet:
+    checkpoint = load_checkpoint(path, content_hash(configuration))
+    network = build_network(configuration.network)
+    try:
+        network.load_state_dict(checkpoint.network)
+    except RuntimeError as error:  # torch lists the tensors that do not fit, one a line
+        written_by = ", ".join(f"{name} {version}" for name, version in checkpoint.versions.items())
+        raise CheckpointError(
+            f"the weights do not fit the network of biasreg {biasreg.__version__}: {' '.join(str(error).split())} · "
+            f"{path} (written by {written_by}) · predict with the version that trained it, or train anew"
+        ) from error
+    return network
+
+
+def _check_finite(displacement: Tensor) -> None:
+    finite = torch.isfinite(displacement).all(dim=1)
+    if not bool(finite.all()):
+        share = 100 * (1 - finite.float().mean().item())
+        raise PredictionError(
+            f"the network's displacement is not finite in {share:.3g} % of the voxels · its weights are damaged or "
+            "training went astray; choose another fold with -f, or train anew"
+        )
+
+
+def _inverse(displacement: Tensor, grid: Geometry) -> tuple[Tensor, Geometry]:
+    """Invert a field that keeps its border value beyond its grid.
+
+    The inverse does not keep its own border value there. It is made on a grid that is larger at each side by the
+    largest displacement along that axis; from there on it keeps its value too.
+
+    Args:
+        displacement: (1, 3, X, Y, Z) in voxels of `grid`.
+        grid: The canonical grid.
+
+    Returns:
+        The inverse in voxels, and its own, larger grid.
+    """
+    largest = displacement.abs().amax(dim=(0, 2, 3, 4)).ceil().int().tolist()
+    margins = [min(margin, size) for margin, size in zip(largest, grid.shape, strict=True)]
+    padded = F.pad(displacement, [margin for margin in reversed(margins) for _ in range(2)], mode="replicate")
+    affine = grid.affine
+    affine[:3, 3] -= affine[:3, :3] @ margins
+    return invert(padded).displacement, Geometry.from_affine(affine, padded.shape[2:])
+
+
+def _inverse_error(displacement: NDArray, fixed: Geometry, inverse: NDArray, moving: Geometry) -> InverseError | None:
+    coordinates = torch.from_numpy(moving_coordinates(inverse, moving, fixed))[None]
+    field = torch.from_numpy(np.ascontiguousarray(np.moveaxis(displacement, -1, 0)))[None]
+    there_and_back = sample(field, coordinates)[0] + torch.from_numpy(inverse).movedim(-1, 0)
+    distance = there_and_back.norm(dim=0)[in_field_of_view(coordinates, fixed.shape)[0, 0]].numpy()
+    if distance.size == 0:
+        return None
     return InverseError(
-        mean_mm=float(distance.mean()),
+        mean_mm=float(distance.mean(dtype=np.float64)),
         percentile95_mm=float(np.percentile(distance, 95)),
         max_mm=float(distance.max()),
     )
@@ -179,10 +248,3 @@ def _notices(canonical: Sequence[CanonicalImage]) -> tuple[str, ...]:
         for name, item in zip(("moving", "fixed"), canonical, strict=True)
         if item.foreground_outside > OUTSIDE_NOTICE
     )
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    seconds[stage] = round(time.perf_counter() - start, 4)

@@ -1,0 +1,253 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from biasreg.core.errors import CheckpointError, ImageError, PredictionError
+from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.image_io import Image, write_image
+from biasreg.evaluation.metrics import dice_per_label, sample_displacement
+from biasreg.inference.models import ModelRequest, find_model
+from biasreg.inference.predictor import Predictor
+from biasreg.preprocessing.prealign import foreground_center, translation
+from biasreg.preprocessing.preprocess import FrameSource, canonical_grid
+from biasreg.preprocessing.resampling import to_canonical
+from biasreg.spatial.native import warp_label_map
+
+CPU = torch.device("cpu")
+ORIENTATIONS = ("RAS", "LPS", "LAS", "SRP", "oblique")
+
+
+def predictor_of(configuration, *networks, reference=None):
+    return Predictor(networks, FrameSource(configuration.preprocessing, reference), CPU)
+
+
+def smoothly_deforming(network):
+    """Give the finest level random weights, so that the field varies from voxel to voxel."""
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.registration.levels[0].residual.weight, std=0.03)
+    return network
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_without_flow_the_pre_alignment_alone_joins_the_centres(
+    configuration, make_network, make_grid, draw_anatomy, orientation
+):
+    moving, moving_labels = draw_anatomy(make_grid(orientation, (2.0, 2.5, 3.0), (30, 2, 4)), (27, 0, 5))
+    fixed, fixed_labels = draw_anatomy(make_grid("RAS", (1.5, 2.0, 2.0), (-40, 0, 0)), (-39, 1, 2))
+    result = predictor_of(configuration, make_network(configuration)).register([moving], [fixed])
+    shift = foreground_center(moving, "MRI") - foreground_center(fixed, "MRI")
+    assert np.linalg.norm(shift - [66, -1, 3]) < 2  # the true shift, up to the voxels' size
+    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, (*fixed.geometry.shape, 3)), atol=1e-4)
+    np.testing.assert_allclose(result.inverse, np.broadcast_to(-shift, (*moving.geometry.shape, 3)), atol=1e-4)
+    warped = warp_label_map(moving_labels, result.displacement, fixed.geometry)
+    assert min(dice_per_label(warped, fixed_labels.array, (3, 7)).values()) > 0.8
+    assert result.inverse_error.max_mm < 1e-4
+    assert result.notices == ()
+
+
+def test_a_constant_flow_adds_its_voxels_in_mm(configuration, make_network, make_grid, draw_anatomy):
+    moving, _ = draw_anatomy(make_grid("LPS"), (3, 2, 1))
+    fixed, _ = draw_anatomy(make_grid("oblique"), (0, 0, 0))
+    networks = [make_network(configuration, shift) for shift in ((1.0, 0.0, -1.0), (3.0, 0.0, -1.0))]
+    result = predictor_of(configuration, *networks).register([moving], [fixed])
+    shift = foreground_center(moving, "MRI") - foreground_center(fixed, "MRI") + [4.0, 0.0, -3.0]
+    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, result.displacement.shape), atol=1e-4)
+
+
+def test_without_pre_alignment_the_headers_count(configuration, make_network, make_grid, draw_anatomy):
+    plain = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="none"))
+    moving, _ = draw_anatomy(make_grid("LPS", center=(100, 0, 0)), (104, 0, 0))
+    fixed, _ = draw_anatomy(make_grid("SRP", center=(100, 0, 0)), (100, 0, 0))
+    result = predictor_of(plain, make_network(plain)).register([moving], [fixed])
+    np.testing.assert_allclose(result.displacement, 0, atol=1e-5)
+    assert result.notices == ()
+
+
+def test_an_affine_pre_alignment_undoes_scaling_and_turning(
+    configuration, make_network, make_grid, draw_anatomy, write_model
+):
+    affine = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
+    reference, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    grid = canonical_grid(affine.preprocessing)
+    frame = translation(foreground_center(reference, "MRI"))
+    folder = write_model(affine)
+    write_image(
+        folder / "reference.nii.gz", to_canonical(reference.array, reference.geometry, grid, frame, fill=0.0), grid
+    )
+    predictor = Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+    fixed, fixed_labels = draw_anatomy(make_grid(center=(5, 0, 0)), (5, 0, 0))
+    turn = np.eye(4)
+    turn[:3, :3] = np.array([[np.cos(0.2), -np.sin(0.2), 0], [np.sin(0.2), np.cos(0.2), 0], [0, 0, 1]]) * 1.1
+    moving, moving_labels = (
+        Image(image.array, moved(image.geometry, turn))
+        for image in draw_anatomy(make_grid(center=(5, 0, 0)), (5, 0, 0))
+    )
+    result = predictor.register([moving], [fixed])
+    points = apply_affine(fixed.geometry.affine, np.argwhere(fixed_labels.array > 0))
+    found = points + result.displacement[fixed_labels.array > 0]
+    error = np.linalg.norm(found - apply_affine(turn, points), axis=1)
+    assert error.mean() < 1.0
+    before = np.linalg.norm(points - apply_affine(turn, points), axis=1).mean()
+    assert before > 1.5
+    warped = warp_label_map(moving_labels, result.displacement, fixed.geometry)
+    assert min(dice_per_label(warped, fixed_labels.array, (3, 7)).values()) > 0.85
+
+
+def moved(geometry, matrix):
+    return Geometry.from_affine(matrix @ geometry.affine, geometry.shape)
+
+
+def test_a_model_that_lost_its_reference_image_is_refused(configuration, write_model):
+    affine = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
+    folder = write_model(affine)
+    with pytest.raises(ImageError, match=r"reference\.nii\.gz: there is no such file"):
+        Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "SRP"])
+def test_how_a_file_stores_its_axes_does_not_matter(configuration, make_network, make_grid, draw_anatomy, orientation):
+    """The same voxels with permuted and flipped axes give the same displacement at the same points of the world."""
+    predictor = predictor_of(configuration, smoothly_deforming(make_network(configuration)))
+    moving, _ = draw_anatomy(make_grid(), (2, 0, 0))
+    fixed, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    expected = predictor.register([moving], [fixed])
+    stored = [restored(image, orientation, make_grid) for image in (moving, fixed)]
+    result = predictor.register(*([image] for image in stored))
+    assert expected.displacement.std(axis=(0, 1, 2)).min() > 0.1
+    points = apply_affine(fixed.geometry.affine, np.moveaxis(np.indices(fixed.geometry.shape), 0, -1)).reshape(-1, 3)
+    found = sample_displacement(result.displacement, stored[1].geometry, points)
+    np.testing.assert_allclose(found, expected.displacement.reshape(-1, 3), atol=0.02)
+
+
+def restored(image, orientation, make_grid):
+    """Store an image on a cubic RAS grid with other axes; every voxel keeps its place in the world."""
+    geometry = make_grid(orientation, image.geometry.spacing, image.geometry.center)
+    points = apply_affine(geometry.affine, np.moveaxis(np.indices(geometry.shape), 0, -1))
+    index = np.rint(apply_affine(np.linalg.inv(image.geometry.affine), points)).astype(int)
+    return Image(np.ascontiguousarray(image.array[tuple(np.moveaxis(index, -1, 0))]), geometry)
+
+
+class Waves(torch.nn.Module):
+    """Displaces by smooth waves of 1.5 voxels, whatever it is shown."""
+
+    def forward(self, moving, fixed):
+        axes = torch.meshgrid(*(torch.arange(float(size)) for size in fixed.shape[2:]), indexing="ij")
+        waves = [1.5 * torch.sin(axes[axis - 1] / 3 + axes[axis] / 4) for axis in range(3)]
+        return SimpleNamespace(displacement=torch.stack(waves)[None])
+
+
+def test_the_reported_inverse_error_is_small_and_true(configuration, make_grid, draw_anatomy):
+    moving, _ = draw_anatomy(make_grid("LPS"), (3, 0, 0))
+    fixed, _ = draw_anatomy(make_grid("RAS"), (0, 0, 0))
+    result = predictor_of(configuration, Waves()).register([moving], [fixed])
+    there = apply_affine(moving.geometry.affine, np.argwhere(moving.array > 0)) + result.inverse[moving.array > 0]
+    back = sample_displacement(result.displacement, fixed.geometry, there) + result.inverse[moving.array > 0]
+    error = np.linalg.norm(back, axis=1)
+    assert np.linalg.norm(result.inverse[moving.array > 0], axis=1).mean() > 2
+    assert error.mean() < 0.1
+    assert error.max() * 0.999 < result.inverse_error.max_mm < 0.5  # over the whole grid, also beyond the network's
+    assert result.inverse_error.mean_mm == pytest.approx(error.mean(), rel=0.5)
+    assert result.inverse_error.percentile95_mm < 0.2
+
+
+def test_images_that_share_no_place_have_no_inverse_error(configuration, make_network, make_grid, draw_anatomy):
+    plain = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="none"))
+    moving, fixed = (draw_anatomy(make_grid(center=(x, 0, 0)), (x, 0, 0))[0] for x in (0, 500))
+    result = predictor_of(plain, make_network(plain)).register([moving], [fixed])
+    assert result.inverse_error is None
+    assert (result.warped[0] == 0).all()
+    assert result.notices
+
+
+def test_an_inverse_that_cannot_exist_is_reported_as_large(configuration, make_grid, draw_anatomy):
+    class Fold(Waves):
+        def forward(self, moving, fixed):
+            return SimpleNamespace(displacement=4 * super().forward(moving, fixed).displacement)
+
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    assert predictor_of(configuration, Fold()).register([image], [image]).inverse_error.max_mm > 2
+
+
+def test_every_channel_is_warped_alike(two_channels, make_network, make_grid, draw_anatomy):
+    moving, _ = draw_anatomy(make_grid("LPS"), (3, 0, 0))
+    fixed, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    double = Image(2 * moving.array, moving.geometry)
+    result = predictor_of(two_channels, make_network(two_channels)).register([moving, double], [fixed, fixed])
+    assert len(result.warped) == 2
+    assert all(channel.shape == fixed.geometry.shape for channel in result.warped)
+    np.testing.assert_allclose(result.warped[1], 2 * result.warped[0], atol=1e-3)
+
+
+def test_a_wrong_number_of_channels_names_both_numbers(configuration, make_network, make_grid, draw_anatomy):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration))
+    with pytest.raises(ImageError, match=r"the fixed image has 2 channel.*trained with 1"):
+        predictor.register([image], [image, image])
+
+
+def test_registering_twice_gives_the_same_numbers(configuration, make_network, make_grid, draw_anatomy):
+    predictor = predictor_of(configuration, smoothly_deforming(make_network(configuration)))
+    images = [draw_anatomy(make_grid(name), (0, 0, 0))[0] for name in ("RAS", "oblique")]
+    first, second = (predictor.register(*([image] for image in images)) for _ in range(2))
+    np.testing.assert_array_equal(first.displacement, second.displacement)
+    np.testing.assert_array_equal(first.inverse, second.inverse)
+
+
+def test_anatomy_outside_the_networks_grid_gives_a_notice(configuration, make_network, make_grid, draw_anatomy):
+    narrow = replace(configuration, preprocessing=replace(configuration.preprocessing, patch_size=(24, 20, 4)))
+    moving, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    result = predictor_of(narrow, make_network(narrow)).register([moving], [moving])
+    assert len(result.notices) == 2
+    assert "of the moving image's anatomy lies outside the grid" in result.notices[0]
+    assert np.isfinite(result.displacement).all()
+
+
+def test_a_constant_image_is_registered(configuration, make_network, make_grid, draw_anatomy):
+    fixed, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    flat = Image(np.full(fixed.array.shape, 5, dtype=np.float32), fixed.geometry)
+    result = predictor_of(configuration, make_network(configuration)).register([flat], [fixed])
+    np.testing.assert_allclose(result.warped[0], 5, rtol=1e-6)
+
+
+def test_a_network_gone_astray_is_refused(configuration, make_network, make_grid, draw_anatomy):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration, (np.nan, 0, 0)))
+    with pytest.raises(PredictionError, match="not finite in 100 % of the voxels"):
+        predictor.register([image], [image])
+
+
+def test_each_stage_is_timed(configuration, make_network, make_grid, draw_anatomy):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    seconds = predictor_of(configuration, make_network(configuration)).register([image], [image]).seconds
+    assert set(seconds) == {"prealign", "resample", "network", "field", "inverse", "warp"}
+    assert min(seconds.values()) >= 0
+
+
+def test_a_damaged_checkpoint_is_named(write_model):
+    folder = write_model()
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match=r"checkpoint_best\.pth cannot be read as a checkpoint"):
+        Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(write_model, configuration):
+    other = replace(configuration, preprocessing=replace(configuration.preprocessing, spacing=(1.0, 1.0, 1.0)))
+    path = write_model(other) / "fold_0" / "checkpoint_best.pth"
+    foreign = path.read_bytes()
+    folder = write_model()
+    path.write_bytes(foreign)
+    with pytest.raises(CheckpointError, match="belongs to another configuration"):
+        Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+
+def test_weights_that_do_not_fit_the_network_are_refused(write_model, configuration, monkeypatch, make_network):
+    folder = write_model()
+    wider = make_network(replace(configuration, network=replace(configuration.network, decoder_channels=(4, 4, 6))))
+    monkeypatch.setattr("biasreg.inference.predictor.build_network", lambda plans: wider)
+    with pytest.raises(CheckpointError, match=r"do not fit the network of biasreg .*size mismatch"):
+        Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
