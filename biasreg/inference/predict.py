@@ -1,30 +1,41 @@
 """Registering a batch of pairs, from files to files."""
 
-import datetime
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-import biasreg
-from biasreg.core.errors import BiasregError, GeometryError, PredictionError
+from biasreg.core.errors import BiasregError, DatasetError, GeometryError, InputError, PredictionError
+from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, read_image, read_labels
 from biasreg.core.pairs import PairFiles, read_pairs
-from biasreg.core.serialization import file_hash, to_json, write_json
-from biasreg.evaluation.metrics import FieldMetrics, dice_per_label, field_metrics
+from biasreg.core.serialization import write_record
+from biasreg.evaluation.metrics import dice_per_label, field_metrics
 from biasreg.inference.export import OutputFiles, same_grid, write_labels, write_prediction
 from biasreg.inference.models import TrainedModel
-from biasreg.inference.predictor import Prediction, Predictor
+from biasreg.inference.predictor import Prediction, Predictor, timed
+from biasreg.inference.record import (
+    Accuracy,
+    FieldQuality,
+    PredictionRecord,
+    Provenance,
+    describe_inputs,
+    describe_run,
+    now,
+)
+from biasreg.inference.staging import read_earlier_record, record_path, staged
 from biasreg.spatial.native import warp_label_map
 
 logger = logging.getLogger(__name__)
+
+# What pairs are known to fail by; its text says enough. The failure of anything else is logged with its traceback.
+EXPLAINED_ERRORS = (BiasregError, OSError, MemoryError, torch.cuda.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,27 @@ class PredictOptions:
     overwrite: bool = True
 
 
+@dataclass(frozen=True)
+class PairImages:
+    """A pair in memory.
+
+    Attributes:
+        moving: The moving image, one `Image` per channel.
+        fixed: The fixed image, one `Image` per channel.
+        moving_labels: Label map on the moving grid.
+        fixed_labels: Label map on the fixed grid.
+    """
+
+    moving: tuple[Image, ...]
+    fixed: tuple[Image, ...]
+    moving_labels: Image | None
+    fixed_labels: Image | None
+
+
 def predict_pairs(
     source: Path, output: Path, model: TrainedModel, device: torch.device, options: PredictOptions
 ) -> dict[str, str]:
-    """Register all pairs of a folder or list; a pair that fails does not stop the others.
+    """Register all pairs of a folder or list; a pair that fails does not stop the others and leaves no files.
 
     Args:
         source: The pairs: a folder, a list, or a raw dataset with test pairs (see `core.pairs`).
@@ -56,78 +84,132 @@ def predict_pairs(
         Reason of failure per failed pair; empty when all went well.
 
     Raises:
-        DatasetError: If no pairs are found.
+        DatasetError: If no pairs are found, or two of them would write the same file.
+        InputError: If the model cannot be loaded or the output folder cannot be made.
     """
     pairs = read_pairs(source)
-    output.mkdir(parents=True, exist_ok=True)
+    _check_names([pair.identifier for pair in pairs])
     predictor = Predictor.from_model(model, device)
-    provenance = _model_provenance(model, device)
+    provenance = describe_run(model, device)
+    _make_folder(output)
     logger.info("registering %d pair(s) with %s on %s", len(pairs), model.name, device)
     failures: dict[str, str] = {}
+    kept = 0
     for pair in tqdm(pairs, desc="pairs", disable=None):
-        files = OutputFiles(output, pair.identifier)
-        if not options.overwrite and files.path("", ".json").is_file():
-            continue
         try:
-            _predict_pair(predictor, pair, files, options.save, provenance)
-        except (BiasregError, OSError, RuntimeError, MemoryError) as error:
-            failures[pair.identifier] = str(error) or type(error).__name__
-            logger.error("pair %s failed: %s", pair.identifier, failures[pair.identifier])
+            if not options.overwrite and _is_registered(pair, output, options.save, provenance):
+                kept += 1
+            else:
+                _predict_pair(predictor, pair, output, options.save, provenance)
+        except Exception as error:  # whatever is wrong with one pair is no reason to give up the others
+            reason = str(error) or type(error).__name__
+            explained = isinstance(error, EXPLAINED_ERRORS)
+            logger.error("pair %s failed: %s", pair.identifier, reason, exc_info=not explained)
+            failures[pair.identifier] = reason + _leftovers(output, pair)
+    if kept:
+        logger.info("%d of %d pair(s) were registered already and are kept", kept, len(pairs))
     return failures
 
 
-def check_failures(failures: Mapping[str, str], total: int | None = None) -> None:
+def check_failures(failures: Mapping[str, str]) -> None:
     """Raise when pairs failed.
 
     Args:
         failures: Reason per failed pair.
-        total: Number of pairs that were tried, for the message.
 
     Raises:
         PredictionError: If any pair failed; the message lists them.
     """
     if failures:
         listed = "".join(f"\n  {pair}: {reason}" for pair, reason in failures.items())
-        of = "" if total is None else f" of {total}"
-        raise PredictionError(f"{len(failures)}{of} pair(s) could not be registered:{listed}")
+        raise PredictionError(f"{len(failures)} pair(s) could not be registered:{listed}")
+
+
+def _check_names(identifiers: Sequence[str]) -> None:
+    for name in identifiers:
+        if f"{name}_inverse" in identifiers:
+            raise DatasetError(
+                f"pairs {name} and {name}_inverse would both write {name}_inverse_warp.nii.gz · rename one of them"
+            )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the output folder cannot be made: {error} · {folder} · choose another with -o") from error
+
+
+def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance) -> bool:
+    """Tell whether an earlier run made all that this one would make, of the same files and by the same model."""
+    record = read_earlier_record(output, pair.identifier)
+    if record is None:
+        return False
+    same_model = record.provenance.checkpoints == provenance.checkpoints and record.provenance.model == provenance.model
+    sources = [(file.role, file.sha256) for file in record.inputs]
+    if not same_model or sources != [(file.role, file.sha256) for file in describe_inputs(pair)]:
+        logger.info("pair %s: registered by another model or from other files before; it is done again", record.pair)
+        return False
+    return set(save) <= set(record.save) and all((output / name).is_file() for name in record.outputs)
+
+
+def _leftovers(output: Path, pair: PairFiles) -> str:
+    """Say that a pair that failed now has results of before."""
+    earlier = read_earlier_record(output, pair.identifier)
+    return "" if earlier is None else f" (its files in {output} are those of an earlier run, {earlier.written})"
 
 
 def _predict_pair(
-    predictor: Predictor, pair: PairFiles, files: OutputFiles, save: Sequence[str], provenance: Mapping[str, Any]
+    predictor: Predictor, pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance
 ) -> None:
     start = time.perf_counter()
-    moving, fixed = _read_channels(pair.moving), _read_channels(pair.fixed)
-    moving_labels = _read_seg(pair.moving_seg, moving[0])
-    fixed_labels = _read_seg(pair.fixed_seg, fixed[0])
-    read = time.perf_counter()
-    prediction = predictor.register(moving, fixed)
-    regularity = field_metrics(prediction.displacement, fixed[0].geometry)
-    warped_labels = None
-    if moving_labels is not None:
-        warped_labels = warp_label_map(moving_labels, prediction.displacement, fixed[0].geometry)
-    registered = time.perf_counter()
-    write_prediction(files, prediction, moving[0].geometry, fixed[0].geometry, save)
-    if warped_labels is not None:
-        write_labels(files, warped_labels, fixed[0].geometry)
-    written = time.perf_counter()
-    seconds = {
-        "read": round(read - start, 4),
-        **prediction.seconds,
-        "labels_and_folding": round(registered - read - sum(prediction.seconds.values()), 4),
-        "write": round(written - registered, 4),
-        "total": round(written - start, 4),
-    }
-    record = {
-        "pair": pair.identifier,
-        **_measured(prediction, regularity),
-        **_accuracy(moving_labels, warped_labels, fixed_labels),
-        "seconds": seconds,
-        "inputs": _input_hashes(pair),
-        **provenance,
-    }
-    write_json(files.folder / f"{files.pair}.json", record)
+    seconds: dict[str, float] = {}
+    with timed(seconds, "read"):
+        images = _read(pair)
+    prediction = predictor.register(images.moving, images.fixed)
+    seconds |= prediction.seconds
+    with timed(seconds, "folding"):
+        quality = _quality(prediction, images.fixed[0].geometry)
+    with timed(seconds, "labels"):
+        warped_labels = _warp_labels(images, prediction)
+        accuracy = _accuracy(images, warped_labels)
+    with staged(output, pair.identifier) as folder:
+        with timed(seconds, "write"):
+            _write(OutputFiles(folder, pair.identifier), images, prediction, warped_labels, save)
+        seconds["total"] = round(time.perf_counter() - start, 4)
+        record = PredictionRecord(
+            pair=pair.identifier,
+            written=now(),
+            provenance=provenance,
+            inputs=describe_inputs(pair),
+            save=tuple(save),
+            outputs=tuple(sorted(path.name for path in folder.iterdir())),
+            seconds=seconds,
+            quality=quality,
+            accuracy=accuracy,
+            notices=prediction.notices,
+        )
+        write_record(record_path(folder, pair.identifier), record)
     for notice in prediction.notices:
         logger.warning("pair %s: %s", pair.identifier, notice)
+
+
+def _write(
+    files: OutputFiles,
+    images: PairImages,
+    prediction: Prediction,
+    warped_labels: NDArray | None,
+    save: Sequence[str],
+) -> None:
+    fixed = images.fixed[0].geometry
+    write_prediction(files, prediction, images.moving[0].geometry, fixed, save)
+    if warped_labels is not None:
+        write_labels(files, warped_labels, fixed)
+
+
+def _read(pair: PairFiles) -> PairImages:
+    moving, fixed = _read_channels(pair.moving), _read_channels(pair.fixed)
+    return PairImages(moving, fixed, _read_seg(pair.moving_seg, moving[0]), _read_seg(pair.fixed_seg, fixed[0]))
 
 
 def _read_channels(paths: Sequence[Path]) -> tuple[Image, ...]:
@@ -149,44 +231,25 @@ def _read_seg(path: Path | None, image: Image) -> Image | None:
     return labels
 
 
-def _measured(prediction: Prediction, regularity: FieldMetrics) -> dict[str, Any]:
-    return {
-        "folding_percent": regularity.folding_percent,
-        "log_jacobian_std": regularity.log_jacobian_std,
-        "inverse_error": to_json(prediction.inverse_error),
-        "notices": list(prediction.notices),
-    }
+def _quality(prediction: Prediction, fixed: Geometry) -> FieldQuality:
+    metrics = field_metrics(prediction.displacement, fixed)
+    return FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, prediction.inverse_error)
 
 
-def _accuracy(moving: Image | None, warped: Any, fixed: Image | None) -> dict[str, Any]:
-    """Dice per label value before (through the identity of the world) and after registration."""
+def _warp_labels(images: PairImages, prediction: Prediction) -> NDArray | None:
+    if images.moving_labels is None:
+        return None
+    return warp_label_map(images.moving_labels, prediction.displacement, images.fixed[0].geometry)
+
+
+def _accuracy(images: PairImages, warped: NDArray | None) -> Accuracy | None:
+    """Measure the overlap of the labels that both maps hold."""
+    moving, fixed = images.moving_labels, images.fixed_labels
     if moving is None or fixed is None or warped is None:
-        return {}
+        return None
     values = [int(value) for value in np.intersect1d(moving.array, fixed.array) if value != 0]
-    before = dice_per_label(warp_label_map(moving, None, fixed.geometry), fixed.array, values)
-    after = dice_per_label(warped, fixed.array, values)
-    return {
-        "dice_before": {str(value): score for value, score in before.items()},
-        "dice_after": {str(value): score for value, score in after.items()},
-    }
-
-
-def _input_hashes(pair: PairFiles) -> dict[str, str]:
-    files = [*pair.moving, *pair.fixed, *(path for path in (pair.moving_seg, pair.fixed_seg) if path)]
-    return {str(path): file_hash(path) for path in files}
-
-
-def _model_provenance(model: TrainedModel, device: torch.device) -> dict[str, Any]:
-    return {
-        "model": {
-            "name": model.name,
-            "checkpoints": {path.parent.name: file_hash(path) for path in model.checkpoints},
-        },
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "versions": {
-            "biasreg": biasreg.__version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-        "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
+    maps = (warp_label_map(moving, None, fixed.geometry), warped)
+    before, after = (dice_per_label(labels, fixed.array, values) for labels in maps)
+    return Accuracy(
+        {str(key): score for key, score in before.items()}, {str(key): score for key, score in after.items()}
+    )

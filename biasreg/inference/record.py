@@ -1,0 +1,152 @@
+"""The record of a registered pair: what was measured, from what, and by what."""
+
+import datetime
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import biasreg
+from biasreg.core.pairs import PairFiles
+from biasreg.core.serialization import file_hash
+from biasreg.inference.models import TrainedModel
+from biasreg.inference.predictor import InverseError
+
+Role = Literal["moving", "fixed", "moving_seg", "fixed_seg"]
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file that a prediction was made from.
+
+    Attributes:
+        role: What it is of the pair; a role has one file per channel.
+        path: Where it was, as the user named it.
+        sha256: Hash of its bytes.
+    """
+
+    role: Role
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What registers the pairs of a run.
+
+    Attributes:
+        model: Dataset, plans, configuration and folds.
+        checkpoints: SHA-256 of each checkpoint by its path in the model's folder, as `fold_0/checkpoint_best.pth`.
+        device: Name of the GPU, or kind of device.
+        versions: Version of biasreg, torch and Python.
+    """
+
+    model: str
+    checkpoints: dict[str, str]
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FieldQuality:
+    """How regular a transform is, on the fixed image's grid.
+
+    Attributes:
+        folding_percent: Share of the voxels where the transform folds, 0 to 100.
+        log_jacobian_std: Standard deviation of log det J where det J is positive; None where that is nowhere.
+        inverse_error: How well the two fields undo each other; None if no moving voxel lands inside the fixed grid.
+    """
+
+    folding_percent: float
+    log_jacobian_std: float | None
+    inverse_error: InverseError | None
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Overlap of the labels that both label maps hold, Dice by label value, 0 to 1.
+
+    Attributes:
+        dice_before: In the world of the headers, without registration.
+        dice_after: After registration.
+    """
+
+    dice_before: dict[str, float | None]
+    dice_after: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class PredictionRecord:
+    """What is known of a registered pair; it is written last, so that it marks the pair's files as complete.
+
+    Attributes:
+        pair: Identifier of the pair.
+        written: When, in UTC (ISO 8601).
+        provenance: What registered it.
+        inputs: What it was made from.
+        save: Further outputs that were asked for.
+        outputs: Names of the files beside the record that belong to it.
+        seconds: Wall time of each stage, and `total`, before this record.
+        quality: How regular the transform is.
+        accuracy: Overlap of the labels; None without label maps of both images.
+        notices: What a user should know about this pair.
+    """
+
+    pair: str
+    written: str
+    provenance: Provenance
+    inputs: tuple[InputFile, ...]
+    save: tuple[str, ...]
+    outputs: tuple[str, ...]
+    seconds: dict[str, float]
+    quality: FieldQuality
+    accuracy: Accuracy | None
+    notices: tuple[str, ...]
+
+
+def describe_run(model: TrainedModel, device: torch.device) -> Provenance:
+    """Describe what registers the pairs.
+
+    Args:
+        model: The trained model.
+        device: Where it runs.
+
+    Returns:
+        The description.
+    """
+    return Provenance(
+        model=model.name,
+        checkpoints={path.relative_to(model.folder).as_posix(): file_hash(path) for path in model.checkpoints},
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        versions={
+            "biasreg": biasreg.__version__,
+            "torch": str(torch.__version__),
+            "python": platform.python_version(),
+        },
+    )
+
+
+def describe_inputs(pair: PairFiles) -> tuple[InputFile, ...]:
+    """Hash the files that a prediction is made from.
+
+    Args:
+        pair: The pair.
+
+    Returns:
+        The files, in the order of their roles and channels.
+    """
+    roles: Mapping[Role, tuple[Path, ...]] = {
+        "moving": pair.moving,
+        "fixed": pair.fixed,
+        "moving_seg": () if pair.moving_seg is None else (pair.moving_seg,),
+        "fixed_seg": () if pair.fixed_seg is None else (pair.fixed_seg,),
+    }
+    return tuple(InputFile(role, str(path), file_hash(path)) for role, paths in roles.items() for path in paths)
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,366 @@
+import errno
+import gzip
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from biasreg.core.errors import CheckpointError, DatasetError, InputError, PredictionError
+from biasreg.core.image_io import read_image, read_labels, write_image
+from biasreg.core.serialization import file_hash, read_record
+from biasreg.core.transform_io import read_displacement
+from biasreg.evaluation.metrics import dice_per_label
+from biasreg.inference import predict
+from biasreg.inference.models import ModelRequest, find_model
+from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
+from biasreg.inference.record import PredictionRecord
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    return pairs, tmp_path / "out"
+
+
+def run(folders, model_folder, **options):
+    model = find_model(model_folder.parents[1], ModelRequest())
+    return predict_pairs(*folders, model, CPU, PredictOptions(**options))
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+OUTPUTS = ("_warp.nii.gz", "_inverse_warp.nii.gz", "_warped.nii.gz", "_warped_seg.nii.gz", ".json")
+
+
+def test_a_pair_becomes_fields_image_labels_and_a_record(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    assert run(folders, write_model()) == {}
+    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS}
+    fixed = read_image(folders[0] / "a_fixed.nii.gz")
+    displacement, geometry = read_displacement(folders[1] / "a_warp.nii.gz")
+    assert geometry.is_close(fixed.geometry)
+    np.testing.assert_allclose(displacement.mean(axis=(0, 1, 2)), [7, 0, 0], atol=1.5)
+    moving_seg, warped_seg = (
+        read_labels(path) for path in (folders[0] / "a_moving_seg.nii.gz", folders[1] / "a_warped_seg.nii.gz")
+    )
+    assert set(np.unique(warped_seg.array)) == set(np.unique(moving_seg.array)) == {0, 3, 7}
+    fixed_seg = read_labels(folders[0] / "a_fixed_seg.nii.gz")
+    assert min(dice_per_label(warped_seg.array, fixed_seg.array, (3, 7)).values()) > 0.8
+
+
+def test_the_record_is_strict_json_and_complete(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    model = write_model()
+    run(folders, model)
+    path = folders[1] / "a.json"
+    json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    record = read_record(path, PredictionRecord)
+    assert record.pair == "a"
+    assert record.written.endswith("+00:00")
+    assert record.provenance.checkpoints == {
+        "fold_0/checkpoint_best.pth": file_hash(model / "fold_0" / "checkpoint_best.pth")
+    }
+    assert [file.role for file in record.inputs] == ["moving", "fixed", "moving_seg", "fixed_seg"]
+    assert record.inputs[0].sha256 == file_hash(folders[0] / "a_moving.nii.gz")
+    assert set(record.outputs) == {f"a{suffix}" for suffix in OUTPUTS if suffix != ".json"}
+    stages = {"read", "prealign", "resample", "network", "field", "inverse", "warp", "folding", "labels", "write"}
+    assert set(record.seconds) == stages | {"total"}
+    assert record.seconds["total"] == pytest.approx(sum(record.seconds[stage] for stage in stages), rel=0.2)
+    assert record.quality.folding_percent == 0
+    assert record.quality.log_jacobian_std == pytest.approx(0, abs=1e-5)
+    assert record.quality.inverse_error.max_mm < 1e-3
+    assert set(record.accuracy.dice_before) == {"3", "7"}
+    assert all(record.accuracy.dice_after[label] > record.accuracy.dice_before[label] + 0.1 for label in ("3", "7"))
+
+
+def test_without_labels_no_accuracy_is_claimed(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    run(folders, write_model())
+    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS if "seg" not in suffix}
+    assert read_record(folders[1] / "a.json", PredictionRecord).accuracy is None
+
+
+def test_labels_of_the_moving_image_alone_are_warped(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    (folders[0] / "a_fixed_seg.nii.gz").unlink()
+    run(folders, write_model())
+    assert "a_warped_seg.nii.gz" in names(folders[1])
+    assert read_record(folders[1] / "a.json", PredictionRecord).accuracy is None
+
+
+def test_labels_of_the_fixed_image_alone_change_nothing(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    (folders[0] / "a_moving_seg.nii.gz").unlink()
+    run(folders, write_model())
+    assert "a_warped_seg.nii.gz" not in names(folders[1])
+
+
+def test_several_channels_are_read_and_written(folders, write_model, write_pair, two_channels):
+    write_pair(folders[0], "a", channels=2)
+    assert run(folders, write_model(two_channels)) == {}
+    assert {"a_warped_0000.nii.gz", "a_warped_0001.nii.gz"} <= names(folders[1])
+
+
+def test_further_outputs_are_saved_and_recorded(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    run(folders, write_model(), save=("jacobian", "h5"))
+    record = read_record(folders[1] / "a.json", PredictionRecord)
+    assert {"a_jacobian.nii.gz", "a_warp.h5"} <= set(record.outputs)
+    assert record.save == ("jacobian", "h5")
+
+
+def corrupt(pairs):
+    path = pairs / "b_moving.nii.gz"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def two_channel_pair(pairs):
+    for role in ("moving", "fixed"):
+        path = pairs / f"b_{role}.nii.gz"
+        image = read_image(path)
+        path.unlink()
+        for channel in range(2):
+            write_image(pairs / f"b_{role}_{channel:04d}.nii.gz", image.array, image.geometry)
+
+
+def shift_the_channels(pairs):
+    two_channel_pair(pairs)
+    image = read_image(pairs / "b_fixed_0001.nii.gz")
+    write_image(
+        pairs / "b_fixed_0001.nii.gz",
+        image.array[1:],
+        type(image.geometry).from_affine(image.geometry.affine, image.array[1:].shape),
+    )
+
+
+def crop_the_labels(pairs):
+    labels = read_labels(pairs / "b_moving_seg.nii.gz")
+    geometry = type(labels.geometry).from_affine(labels.geometry.affine, labels.array[2:].shape)
+    write_image(pairs / "b_moving_seg.nii.gz", labels.array[2:], geometry)
+
+
+def put_nan(pairs):
+    image = read_image(pairs / "b_fixed.nii.gz")
+    image.array[0, 0, 0] = np.nan
+    write_image(pairs / "b_fixed.nii.gz", image.array, image.geometry)
+
+
+FAULTS = {
+    corrupt: r"b_moving\.nii\.gz: .*(cut off|damaged)",
+    two_channel_pair: "has 2 channel.* trained with 1",
+    shift_the_channels: "channels lie on different grids",
+    crop_the_labels: r"label map's grid .* differs from its image's.*b_moving_seg",
+    put_nan: r"b_fixed\.nii\.gz: 1 voxels are NaN",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_pair_that_fails_does_not_stop_the_others(folders, write_model, write_pair, fault, caplog):
+    for name in "abc":
+        write_pair(folders[0], name)
+    fault(folders[0])
+    failures = run(folders, write_model())
+    assert list(failures) == ["b"]
+    assert names(folders[1]) == {f"{name}{suffix}" for name in "ac" for suffix in OUTPUTS}
+    assert "Traceback" not in caplog.text
+    with pytest.raises(PredictionError, match=rf"1 pair\(s\) could not be registered:\n  b: .*{FAULTS[fault]}"):
+        check_failures(failures)
+
+
+def test_even_a_fault_of_the_program_stops_only_its_pair_but_shows_where(
+    folders, write_model, write_pair, monkeypatch, caplog
+):
+    for name in "ab":
+        write_pair(folders[0], name)
+    original = predict.field_metrics
+    calls = iter([0, 1])
+
+    def fail_once(*arguments):
+        if next(calls) == 0:
+            raise IndexError("a fault of the program")
+        return original(*arguments)
+
+    monkeypatch.setattr(predict, "field_metrics", fail_once)
+    assert list(run(folders, write_model())) == ["a"]
+    assert "b.json" in names(folders[1])
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_full_disk_leaves_no_half_pair(folders, write_model, write_pair, monkeypatch, written):
+    write_pair(folders[0], "a")
+    count = iter(range(10))
+
+    def full(original):
+        def write(*arguments, **options):
+            if next(count) == written:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(*arguments, **options)
+
+        return write
+
+    for target in ("export.write_displacement", "export.write_image", "predict.write_record"):
+        module, _, name = target.partition(".")
+        path = f"biasreg.inference.{module}.{name}"
+        monkeypatch.setattr(path, full(getattr(__import__(f"biasreg.inference.{module}", fromlist=[name]), name)))
+    failures = run(folders, write_model())
+    assert "No space left on device" in failures["a"]
+    assert names(folders[1]) == set()
+
+
+def test_failures_say_that_files_of_an_earlier_run_are_still_there(folders, write_model, write_pair):
+    write_pair(folders[0], "b")
+    model = write_model()
+    run(folders, model)
+    written = read_record(folders[1] / "b.json", PredictionRecord).written
+    corrupt(folders[0])
+    assert f"are those of an earlier run, {written}" in run(folders, model)["b"]
+    assert names(folders[1]) == {f"b{suffix}" for suffix in OUTPUTS}
+
+
+def test_an_interruption_stops_at_once_and_leaves_whole_pairs_only(folders, write_model, write_pair, monkeypatch):
+    for name in "abc":
+        write_pair(folders[0], name)
+    calls = []
+    original = predict.write_labels
+
+    def interrupt(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        original(*arguments)
+
+    monkeypatch.setattr(predict, "write_labels", interrupt)
+    model = write_model()
+    with pytest.raises(KeyboardInterrupt):
+        run(folders, model)
+    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS}
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Names of the pairs that are registered, in order."""
+    done = []
+    original = predict._predict_pair
+
+    def watch(predictor, pair, *rest):
+        done.append(pair.identifier)
+        original(predictor, pair, *rest)
+
+    monkeypatch.setattr(predict, "_predict_pair", watch)
+    return done
+
+
+def test_continuing_does_only_what_is_missing(folders, write_model, write_pair, registered, caplog):
+    caplog.set_level(logging.INFO)
+    for name in "abc":
+        write_pair(folders[0], name)
+    model = write_model()
+    run(folders, model)
+    (folders[1] / "b.json").unlink()
+    (folders[1] / "c_warp.nii.gz").unlink()
+    registered.clear()
+    run(folders, model, overwrite=False)
+    assert registered == ["b", "c"]
+    assert "1 of 3 pair(s) were registered already" in caplog.text
+    run(folders, model)
+    assert registered == ["b", "c", "a", "b", "c"]
+
+
+def test_continuing_with_further_outputs_makes_them(folders, write_model, write_pair, registered):
+    write_pair(folders[0], "a")
+    model = write_model()
+    run(folders, model, save=("h5",))
+    run(folders, model, save=("jacobian",), overwrite=False)
+    assert registered == ["a", "a"]
+    assert {"a_jacobian.nii.gz"} == {name for name in names(folders[1]) if "jacobian" in name or "h5" in name}
+    run(folders, model, overwrite=False)
+    assert len(registered) == 2
+
+
+def test_continuing_notices_another_model_and_other_files(folders, write_model, write_pair, registered, caplog):
+    caplog.set_level(logging.INFO)
+    write_pair(folders[0], "a")
+    run(folders, write_model())
+    model = write_model(shift=(1.0, 0.0, 0.0))
+    run(folders, model, overwrite=False)
+    assert registered == ["a", "a"]
+    assert "pair a: registered by another model or from other files before; it is done again" in caplog.text
+    image = read_image(folders[0] / "a_moving.nii.gz")
+    write_image(folders[0] / "a_moving.nii.gz", image.array + 1, image.geometry)
+    run(folders, model, overwrite=False)
+    assert len(registered) == 3
+
+
+def test_a_record_of_something_else_is_not_taken_for_a_result(folders, write_model, write_pair, registered):
+    write_pair(folders[0], "a")
+    folders[1].mkdir()
+    (folders[1] / "a.json").write_text("{}")
+    run(folders, write_model(), overwrite=False)
+    assert registered == ["a"]
+
+
+def test_notices_are_logged_and_recorded(folders, write_model, write_pair, configuration, caplog):
+    plans = configuration.preprocessing
+    narrow = type(configuration)(
+        type(plans)(**{**vars(plans), "patch_size": (24, 20, 4)}), configuration.network, configuration.training
+    )
+    write_pair(folders[0], "a")
+    run(folders, write_model(narrow))
+    assert "pair a: " in caplog.text
+    assert len(read_record(folders[1] / "a.json", PredictionRecord).notices) == 2
+
+
+def test_an_empty_folder_is_refused_with_what_was_seen(folders, write_model):
+    with pytest.raises(DatasetError, match="holds no pair"):
+        run(folders, write_model())
+    assert not folders[1].exists()
+
+
+def test_two_pairs_of_one_name_are_refused(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    entry = {"id": "same", "moving": "a_moving.nii.gz", "fixed": "a_fixed.nii.gz"}
+    (folders[0] / "pairs.json").write_text(json.dumps([entry, entry]))
+    with pytest.raises(DatasetError, match="pairs named twice: same"):
+        run(folders, write_model())
+    assert not folders[1].exists()
+
+
+def test_pairs_that_would_write_the_same_file_are_refused(folders, write_model, write_pair):
+    for name in ("a", "a_inverse"):
+        write_pair(folders[0], name, labels=False)
+    with pytest.raises(DatasetError, match=r"a and a_inverse would both write a_inverse_warp\.nii\.gz"):
+        run(folders, write_model())
+
+
+def test_an_output_folder_that_cannot_be_is_an_input_error(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    folders[1].write_text("a file")
+    with pytest.raises(InputError, match=r"the output folder cannot be made: .* choose another with -o"):
+        run(folders, write_model())
+
+
+def test_a_damaged_model_is_found_before_the_output_folder_is_made(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    model = write_model()
+    (model / "fold_0" / "checkpoint_best.pth").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError):
+        run(folders, model)
+    assert not folders[1].exists()
+
+
+def test_a_file_that_is_cut_within_the_gzip_header_is_one_failure(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    (folders[0] / "a_moving.nii.gz").write_bytes(gzip.compress(b"x" * 100))
+    assert "a_moving.nii.gz" in run(folders, write_model())["a"]
+
+
+def test_nothing_failed_is_no_error():
+    check_failures({})
