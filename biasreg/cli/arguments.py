@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from biasreg.core.paths import Roots, resolve_roots
+from biasreg.core.paths import Roots, resolve_results, resolve_roots
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -43,3 +43,15 @@ def roots_from(arguments: argparse.Namespace) -> Roots:
         The roots.
     """
     return resolve_roots(os.environ, raw=arguments.raw, preprocessed=arguments.preprocessed, results=arguments.results)
+
+
+def results_from(arguments: argparse.Namespace) -> Path:
+    """Find the root of the results alone from flags, environment and working folder.
+
+    Args:
+        arguments: Parsed arguments of a parser with `add_roots`.
+
+    Returns:
+        The root.
+    """
+    return resolve_results(os.environ, results=arguments.results)

@@ -1,9 +1,11 @@
 """The command `biasreg_predict`."""
 
+import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from biasreg.cli.arguments import add_roots, make_parser, roots_from
+from biasreg.cli.arguments import add_roots, make_parser, results_from
 from biasreg.cli.run import run_command
 
 DESCRIPTION = (
@@ -20,8 +22,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process when None.
 
     Returns:
-        Exit code.
+        Exit code: 0 when every pair is registered, 1 when some failed, 2 when the input cannot be used.
     """
+    return run_command(partial(_predict, _parser().parse_args(argv)))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = make_parser(DESCRIPTION)
     parser.add_argument(
         "-i",
@@ -36,22 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-p", "--plans", help="name of the model's plans")
     parser.add_argument("--configuration", help="configuration of the model")
     parser.add_argument("-f", "--folds", nargs="+", help="folds to use (default: all trained ones, averaged)")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: the best there is")
+    parser.add_argument("-device", "--device", help="cuda, mps or cpu (default: the best there is)")
     parser.add_argument("--save", nargs="+", default=[], choices=SAVE_CHOICES, help="further outputs")
-    parser.add_argument("--continue_prediction", action="store_true", help="skip pairs whose record is already there")
+    parser.add_argument(
+        "--continue_prediction",
+        action="store_true",
+        help="keep the pairs that this model has registered from the same files already",
+    )
     add_roots(parser)
-    arguments = parser.parse_args(argv)
+    return parser
 
-    def run() -> None:
-        from biasreg.inference.models import ModelRequest, find_model
-        from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
-        from biasreg.network.device import select_device
 
-        folds = tuple(arguments.folds) if arguments.folds else None
-        request = ModelRequest(arguments.dataset, arguments.plans, arguments.configuration, folds)
-        model = find_model(roots_from(arguments).results, request)
-        options = PredictOptions(tuple(arguments.save), overwrite=not arguments.continue_prediction)
-        device = select_device(arguments.device)
-        check_failures(predict_pairs(arguments.input, arguments.output, model, device, options))
+def _predict(arguments: argparse.Namespace) -> None:
+    from biasreg.inference.models import ModelRequest, find_model
+    from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
+    from biasreg.network.device import select_device
 
-    return run_command(run)
+    folds = tuple(arguments.folds) if arguments.folds else None
+    request = ModelRequest(arguments.dataset, arguments.plans, arguments.configuration, folds)
+    model = find_model(results_from(arguments), request)
+    options = PredictOptions(tuple(arguments.save), overwrite=not arguments.continue_prediction)
+    device = select_device(arguments.device)
+    check_failures(predict_pairs(arguments.input, arguments.output, model, device, options))

@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from biasreg.cli.predict import main
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import write_image
+from biasreg.inference import models, predict
+
+GRID = Geometry.centered((8, 8, 8), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    folder = tmp_path / "pairs"
+    for role in ("moving", "fixed"):
+        write_image(folder / f"a_{role}.nii.gz", np.ones(GRID.shape, dtype=np.float32), GRID)
+    return folder
+
+
+@pytest.fixture
+def arguments(tmp_path, pairs):
+    return ["-i", str(pairs), "-o", str(tmp_path / "out"), f"--results={tmp_path / 'results'}", "--device", "cpu"]
+
+
+def test_help_comes_without_torch_and_names_the_choices():
+    code = (
+        "import sys\nfrom biasreg.cli.predict import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for option in ("--input", "--output", "--folds", "--save", "jacobian", "--continue_prediction", "-device"):
+        assert option in result.stdout
+
+
+@pytest.mark.parametrize("given", [["-i", "x"], ["-o", "x"], ["-i", "x", "-o", "y", "--save", "everything"]])
+def test_wrong_arguments_end_with_code_2(given, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(given)
+    assert end.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_without_a_trained_model_the_command_to_train_is_named(arguments, tmp_path, capsys):
+    assert main([*arguments, "-d", "501"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: there is no trained model of dataset 501")
+    assert "`biasreg_train 501 0`" in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_the_folder_of_results_must_be_known(arguments, tmp_path, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.lower().startswith("biasreg_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "there is no trained model" in capsys.readouterr().err
+    assert main(arguments[:4]) == 2
+    assert "no folder is known for: results" in capsys.readouterr().err
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the command asks of the functions behind it; no pair fails."""
+    seen = {}
+
+    def find_model(results, request):
+        seen.update(results=results, request=request)
+        return "model"
+
+    def predict_pairs(source, output, model, device, options):
+        seen.update(source=source, output=output, model=model, device=device, options=options)
+        return seen.get("failures", {})
+
+    monkeypatch.setattr(models, "find_model", find_model)
+    monkeypatch.setattr(predict, "predict_pairs", predict_pairs)
+    return seen
+
+
+def test_arguments_reach_the_function(arguments, calls, tmp_path):
+    more = ["-d", "501", "-p", "mine", "--configuration", "3d_lowres", "-f", "0", "all", "--save", "h5", "jacobian"]
+    assert main([*arguments, *more, "--continue_prediction"]) == 0
+    assert calls["request"] == models.ModelRequest("501", "mine", "3d_lowres", ("0", "all"))
+    assert calls["options"] == predict.PredictOptions(("h5", "jacobian"), overwrite=False)
+    assert (calls["source"], calls["output"]) == (tmp_path / "pairs", tmp_path / "out")
+    assert str(calls["device"]) == "cpu"
+
+
+def test_by_default_the_model_is_found_and_all_is_done_anew(arguments, calls, capsys):
+    assert main(arguments) == 0
+    assert calls["request"] == models.ModelRequest()
+    assert calls["options"] == predict.PredictOptions()
+    assert capsys.readouterr().out == ""
+
+
+def test_failed_pairs_are_listed_at_the_end_with_exit_code_1(arguments, calls, capsys):
+    calls["failures"] = {"a": "the file is damaged", "b": "too large"}
+    assert main(arguments) == 1
+    assert capsys.readouterr().err.endswith(
+        "error: 2 pair(s) could not be registered:\n  a: the file is damaged\n  b: too large\n"
+    )
+
+
+def test_a_device_that_is_not_there_is_an_input_error(arguments, calls, capsys):
+    assert main([*arguments[:-1], "tpu"]) == 2
+    assert "error: device 'tpu' is not available here" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_with_130(arguments, calls, monkeypatch, capsys):
+    def interrupt(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(predict, "predict_pairs", interrupt)
+    assert main(arguments) == 130
+    assert "interrupted" in capsys.readouterr().err
