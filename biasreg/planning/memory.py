@@ -6,9 +6,9 @@ from typing import Literal
 # finest decoder features. Measured on the CPU build by `benchmarks/training_step.py`; the activations of level 0
 # dominate, so the figure holds from narrow to wide networks within about a factor of 1.5.
 BYTES_PER_VOXEL_AND_CHANNEL = 1500.0
-# A CPU is bounded by time, not by memory: with this many voxels the narrow network makes about one step in two seconds
+# A CPU is bounded by time, not by memory: with this many voxels the narrow network makes about one step a second
 # on two cores.
-CPU_VOXEL_BUDGET = 160_000
+CPU_VOXEL_BUDGET = 80_000
 # Memory that is left to the framework, the weights and the optimiser.
 RESERVED_GIB = 1.5
 GIB = 2.0**30

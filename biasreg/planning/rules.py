@@ -61,7 +61,7 @@ class DevicePreset(NamedTuple):
 
 
 # Windows of 4 instead of 7 tokens halve the time of a step on a CPU.
-CPU_PRESET = DevicePreset(12, 1, 4, (8, 16, 16, 32, 32, 64), 3, 100, 50, 5e-4, 8)
+CPU_PRESET = DevicePreset(12, 1, 4, (8, 16, 16, 32, 32, 64), 3, 100, 50, 1e-3, 8)
 GPU_PRESET = DevicePreset(48, 2, 7, (16, 32, 64, 128, 128, 256), 4, 400, 250, 1e-4, 16)
 
 

@@ -1,19 +1,10 @@
-"""Batches of training pairs, made in background processes.
+"""Batches of training pairs.
 
 Batch k is a pure function of (seed, k): neither the number of workers nor an interruption changes it, so that a resumed
-run needs nothing but its iteration number. Worker w of n makes the batches start + w, start + w + n, ...; one queue
-per worker, read in turn, puts them back in order.
+run needs nothing but its iteration number.
 """
 
-import functools
-import multiprocessing
-import multiprocessing.connection
-import os
 import random
-import signal
-import threading
-import traceback
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.data_loader import SlimDataLoaderBase
-from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from batchgenerators.transforms.abstract_transforms import Compose
 from batchgenerators.transforms.color_transforms import (
     BrightnessMultiplicativeTransform,
@@ -33,7 +21,6 @@ from batchgenerators.transforms.color_transforms import (
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 
-from biasreg.core.errors import BiasregError, TrainingError
 from biasreg.losses.objective import PairBatch
 from biasreg.preprocessing.storage import load_image, load_labels, load_mask
 from biasreg.training.sampling import Pair, PairSampler
@@ -44,8 +31,6 @@ BLUR_SIGMA_VOXELS = (0.3, 0.8)
 BRIGHTNESS_FACTOR = (0.85, 1.15)
 CONTRAST_FACTOR = (0.85, 1.15)
 GAMMA = (0.8, 1.25)
-
-CACHED_BATCHES_PER_WORKER = 2
 
 
 class HostBatch(NamedTuple):
@@ -72,12 +57,6 @@ class HostBatch(NamedTuple):
     moving_mask: np.ndarray
     fixed_mask: np.ndarray
     pairs: tuple[Pair, ...]
-
-
-class _Failure(NamedTuple):
-    """What a worker sends in place of a batch that it could not make."""
-
-    message: str
 
 
 @dataclass(frozen=True)
@@ -138,12 +117,6 @@ class LoaderSettings:
     workers: int
 
 
-def default_workers() -> int:
-    """Return how many workers feed one device: half of the usable cores, between 1 and 6."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(6, max(1, cores // 2))
-
-
 def make_batch(source: CaseSource, sampler: PairSampler, settings: LoaderSettings, index: int) -> HostBatch:
     """Make batch `index`, a pure function of the settings and the index.
 
@@ -181,91 +154,6 @@ def to_device(batch: HostBatch, device: torch.device) -> PairBatch:
         moving_mask=move(batch.moving_mask).float(),
         fixed_mask=move(batch.fixed_mask).float(),
     )
-
-
-@contextmanager
-def open_batches(
-    source: CaseSource, sampler: PairSampler, settings: LoaderSettings, start: int
-) -> Iterator[Iterator[HostBatch]]:
-    """Give the endless stream of batches `start`, `start` + 1, ...; workers end with the context.
-
-    Args:
-        source: Where cases are read from.
-        sampler: Draws the pairs.
-        settings: Batch size, seed, strength and number of workers.
-        start: Number of the first batch.
-
-    Yields:
-        An iterator over batches.
-
-    Raises:
-        TrainingError: From the iterator, if a batch cannot be made or a worker dies.
-    """
-    make = functools.partial(make_batch, source, sampler, settings)
-    if settings.workers == 0:
-        yield _checked(SingleThreadedAugmenter(_PairLoader(make, settings.batch_size, start, 1), None))
-        return
-    loader = _PairLoader(make, settings.batch_size, start, settings.workers)
-    augmenter = MultiThreadedAugmenter(loader, None, settings.workers, CACHED_BATCHES_PER_WORKER)
-    try:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads. The workers use NumPy only, and wait for no lock of torch.
-            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            augmenter.restart()
-        yield _checked(augmenter)
-    finally:
-        augmenter._finish()
-
-
-class _PairLoader(SlimDataLoaderBase):
-    """Makes every n-th batch, beginning with that of its worker number."""
-
-    def __init__(self, make: "functools.partial[HostBatch]", batch_size: int, start: int, workers: int) -> None:
-        super().__init__(make, batch_size, workers)
-        self._next = start
-
-    def set_thread_id(self, thread_id: int) -> None:
-        """Prepare a worker process; batchgenerators calls this first thing in it."""
-        super().set_thread_id(thread_id)
-        self._next += thread_id
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, but the trainer decides
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        torch.set_num_threads(1)
-        threading.Thread(target=_die_with_parent, daemon=True).start()
-
-    def generate_train_batch(self) -> HostBatch | _Failure:
-        """Make the next batch; a failure is sent as a message, since an exception would only be printed."""
-        index = self._next
-        self._next += self.number_of_threads_in_multithreaded
-        try:
-            batch: HostBatch = self._data(index)
-        except BiasregError as error:
-            return _Failure(str(error))
-        except Exception:
-            return _Failure(f"batch {index} could not be made\n{traceback.format_exc()}")
-        return batch
-
-
-def _die_with_parent() -> None:
-    """End this worker when the training process is gone, however it ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-def _checked(augmenter: SingleThreadedAugmenter | MultiThreadedAugmenter) -> Iterator[HostBatch]:
-    while True:
-        try:
-            item = next(augmenter)
-        except RuntimeError as error:
-            raise TrainingError(
-                f"a background worker that loads training data died ({error}) · most often the system ended it for "
-                "want of main memory · use fewer workers (--num_workers 0 uses none), then resume with --c"
-            ) from error
-        if isinstance(item, _Failure):
-            raise TrainingError(item.message)
-        yield item
 
 
 @contextmanager

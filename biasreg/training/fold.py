@@ -17,7 +17,7 @@ from biasreg.network.build import build_network
 from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, load_checkpoint
 from biasreg.network.device import select_device
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
-from biasreg.training.data import CaseSource, LoaderSettings, default_workers, open_batches
+from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.observers import (
     LOG_FILE,
     METRICS_FILE,
@@ -30,6 +30,7 @@ from biasreg.training.observers import (
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.trainer import VALIDATION_FILE, Home, Recipe, Trainer, TrainingData
 from biasreg.training.validation import Validation
+from biasreg.training.workers import default_workers, open_batches
 from biasreg.training.workspace import FoldData, FoldName, Workspace, open_workspace, publish, read_fold_data
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,8 @@ from biasreg.planning.plans import (
 )
 from biasreg.planning.splits import Fold
 from biasreg.preprocessing.storage import StoredCase, configuration_folder, write_case, write_stamp
+from biasreg.training.data import CaseSource
+from biasreg.training.sampling import PairSampler
 
 SHAPE = (16, 16, 16)
 IDENTITY_FRAME = ((1.0, 0.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
@@ -135,3 +137,16 @@ def write_dataset(tmp_path: Path, configuration: Configuration) -> Callable[...,
         return roots
 
     return write
+
+
+@pytest.fixture
+def source(write_dataset):
+    roots = write_dataset(cases=6)
+    return CaseSource(
+        roots.preprocessed / "Dataset901_Blobs" / "tiny_main", {f"case{index}": index != 5 for index in range(6)}
+    )
+
+
+@pytest.fixture
+def sampler():
+    return PairSampler({f"case{index}": str(index) for index in range(6)}, "inter-subject")

@@ -14,11 +14,11 @@ from biasreg.core.errors import CheckpointError, DatasetError, InputError
 from biasreg.core.serialization import from_json, read_record
 from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint, load_weights
 from biasreg.training import fold as fold_module
-from biasreg.training.data import open_batches
 from biasreg.training.fold import TrainingOptions, train_fold
 from biasreg.training.interruption import TrainingStoppedError
 from biasreg.training.observers import EpochRecord
 from biasreg.training.validation import ValidationResult
+from biasreg.training.workers import open_batches
 
 OPTIONS = TrainingOptions(plans_name="tiny", device="cpu", num_workers=0)
 RESUME = replace(OPTIONS, resume=True)
@@ -188,17 +188,17 @@ def test_options_that_make_no_sense_are_refused(wrong, text):
         TrainingOptions(resume=True, **wrong)
 
 
-def test_training_imports_no_medical_image_reader():
-    code = "import sys, biasreg.training.fold; print(*{name.split('.')[0] for name in sys.modules}, *sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"SimpleITK", "biasreg.core.image_io"} & set(result.stdout.split())
+def test_training_needs_no_medical_image_reader():
+    code = "import sys; sys.modules |= {'SimpleITK': None, 'nibabel': None}; import biasreg.training.fold"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def start(roots, *arguments):
     flags = [f"--{name}={getattr(roots, name)}" for name in ("raw", "preprocessed", "results")]
     command = ["901", "0", "-p", "tiny", "--device=cpu", "--num_workers=1", *arguments, *flags]
     code = "from biasreg.cli.train import main; raise SystemExit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, *command], stderr=subprocess.PIPE, text=True)
+    options = {"stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    return subprocess.Popen([sys.executable, "-c", code, *command], **options)
 
 
 def wait_for_epochs(folder, count):
@@ -223,7 +223,7 @@ def test_the_command_stops_at_signals_with_the_codes_of_shells_survives_a_kill_a
     ):
         with start(roots, *arguments) as process:
             wait_for_epochs(folder, epochs + 2)
-            process.send_signal(number)
+            os.killpg(process.pid, number)  # as terminals and schedulers do: workers get it too
             assert process.wait(timeout=60) == code, process.stderr.read()
             if number != signal.SIGKILL:
                 assert "resume with the same command and --c" in process.stderr.read()

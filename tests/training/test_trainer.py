@@ -8,11 +8,12 @@ from biasreg.core.errors import TrainingError
 from biasreg.losses.objective import ObjectiveSettings
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, load_checkpoint
-from biasreg.training.data import CaseSource, LoaderSettings, open_batches
+from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.sampling import PairSampler
 from biasreg.training.trainer import Home, Recipe, Trainer, TrainingData
 from biasreg.training.validation import Validation
+from biasreg.training.workers import open_batches
 
 EPOCHS, ITERATIONS = 2, 3
 
