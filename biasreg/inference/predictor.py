@@ -62,7 +62,8 @@ class Prediction:
     """A registered pair.
 
     Attributes:
-        displacement: (X, Y, Z, 3) RAS mm on the fixed grid: fixed point p is found at p + d(p) in the moving image.
+        displacement: (X, Y, Z, 3) RAS mm on the fixed grid: fixed point p is found at p + d(p) in the moving image;
+            rounded to a thousandth of a voxel.
         inverse: (X', Y', Z', 3) RAS mm on the moving grid: moving point q is found at q + d(q) in the fixed image.
         inverse_error: How well the two undo each other; None if no moving voxel lands inside the fixed grid.
         warped: The moving image on the fixed grid, float32 (X, Y, Z) per channel.
@@ -78,6 +79,7 @@ class Prediction:
     notices: tuple[str, ...] = ()
 
 
+ROUNDING_VOXELS = 1e-3  # far below what a registration can be right by
 # Beyond this fraction the user is told that the network did not see all of the anatomy.
 OUTSIDE_NOTICE = 0.02
 
@@ -157,9 +159,14 @@ class Predictor:
             forward = ensemble_displacement(self.networks, tensors[0], tensors[1])
             _check_finite(forward)
         with timed(seconds, "field"):
-            displacement = native_displacement(forward, grid, (frames[1], frames[0]), fixed[0].geometry)
+            displacement = _rounded(
+                native_displacement(forward, grid, (frames[1], frames[0]), fixed[0].geometry), fixed[0].geometry
+            )
         with timed(seconds, "inverse"):
-            inverse = native_displacement(*_inverse(forward, grid), (frames[0], frames[1]), moving[0].geometry)
+            inverse = _rounded(
+                native_displacement(*_inverse(forward, grid), (frames[0], frames[1]), moving[0].geometry),
+                moving[0].geometry,
+            )
             inverse_error = _inverse_error(displacement, fixed[0].geometry, inverse, moving[0].geometry)
         with timed(seconds, "warp"):
             warped = tuple(warp_image(channel, displacement, fixed[0].geometry) for channel in moving)
@@ -206,6 +213,18 @@ def _check_finite(displacement: Tensor) -> None:
         )
 
 
+def _rounded(displacement: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """Round to a thousandth of a voxel or finer, by a power of two in mm: the further digits of a float32 are noise.
+
+    Files of rounded fields are a third smaller and faster to write.
+    """
+    step = 2.0 ** np.floor(np.log2(min(geometry.spacing) * ROUNDING_VOXELS))
+    displacement *= np.float32(1 / step)
+    np.rint(displacement, out=displacement)
+    displacement *= np.float32(step)
+    return displacement
+
+
 def _inverse(displacement: Tensor, grid: Geometry) -> tuple[Tensor, Geometry]:
     """Invert a field that keeps its border value beyond its grid.
 
@@ -231,7 +250,8 @@ def _inverse_error(displacement: NDArray, fixed: Geometry, inverse: NDArray, mov
     coordinates = torch.from_numpy(moving_coordinates(inverse, moving, fixed))[None]
     field = torch.from_numpy(np.ascontiguousarray(np.moveaxis(displacement, -1, 0)))[None]
     there_and_back = sample(field, coordinates)[0] + torch.from_numpy(inverse).movedim(-1, 0)
-    distance = there_and_back.norm(dim=0)[in_field_of_view(coordinates, fixed.shape)[0, 0]].numpy()
+    lengths = there_and_back.square().sum(dim=0).sqrt()  # ten times as fast as torch's norm over the first axis
+    distance = lengths[in_field_of_view(coordinates, fixed.shape)[0, 0]].numpy()
     if distance.size == 0:
         return None
     return InverseError(

@@ -75,7 +75,7 @@ def test_the_record_is_strict_json_and_complete(folders, write_model, write_pair
     assert record.seconds["total"] == pytest.approx(sum(record.seconds[stage] for stage in stages), rel=0.2)
     assert record.quality.folding_percent == 0
     assert record.quality.log_jacobian_std == pytest.approx(0, abs=1e-5)
-    assert record.quality.inverse_error.max_mm < 1e-3
+    assert record.quality.inverse_error.max_mm < 2e-3
     assert set(record.accuracy.dice_before) == {"3", "7"}
     assert all(record.accuracy.dice_after[label] > record.accuracy.dice_before[label] + 0.1 for label in ("3", "7"))
 

@@ -40,12 +40,21 @@ def test_without_flow_the_pre_alignment_alone_joins_the_centres(
     result = predictor_of(configuration, make_network(configuration)).register([moving], [fixed])
     shift = foreground_center(moving, "MRI") - foreground_center(fixed, "MRI")
     assert np.linalg.norm(shift - [66, -1, 3]) < 2  # the true shift, up to the voxels' size
-    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, (*fixed.geometry.shape, 3)), atol=1e-4)
-    np.testing.assert_allclose(result.inverse, np.broadcast_to(-shift, (*moving.geometry.shape, 3)), atol=1e-4)
+    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, (*fixed.geometry.shape, 3)), atol=1e-3)
+    np.testing.assert_allclose(result.inverse, np.broadcast_to(-shift, (*moving.geometry.shape, 3)), atol=1e-3)
     warped = warp_label_map(moving_labels, result.displacement, fixed.geometry)
     assert min(dice_per_label(warped, fixed_labels.array, (3, 7)).values()) > 0.8
-    assert result.inverse_error.max_mm < 1e-4
+    assert result.inverse_error.max_mm < 2e-3
     assert result.notices == ()
+
+
+def test_fields_are_rounded_to_a_thousandth_of_a_voxel(configuration, make_grid, draw_anatomy):
+    moving, _ = draw_anatomy(make_grid("LPS", (4.0, 4.0, 4.0)), (3, 0, 0))
+    fixed, _ = draw_anatomy(make_grid("RAS", (1.5, 2.0, 3.0)), (0, 0, 0))
+    result = predictor_of(configuration, Waves()).register([moving], [fixed])
+    for field, step in ((result.displacement, 2.0**-10), (result.inverse, 2.0**-8)):
+        assert (field / step == np.rint(field / step)).all()
+        assert len(np.unique(field)) > 1000
 
 
 def test_a_constant_flow_adds_its_voxels_in_mm(configuration, make_network, make_grid, draw_anatomy):
@@ -54,7 +63,7 @@ def test_a_constant_flow_adds_its_voxels_in_mm(configuration, make_network, make
     networks = [make_network(configuration, shift) for shift in ((1.0, 0.0, -1.0), (3.0, 0.0, -1.0))]
     result = predictor_of(configuration, *networks).register([moving], [fixed])
     shift = foreground_center(moving, "MRI") - foreground_center(fixed, "MRI") + [4.0, 0.0, -3.0]
-    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, result.displacement.shape), atol=1e-4)
+    np.testing.assert_allclose(result.displacement, np.broadcast_to(shift, result.displacement.shape), atol=1e-3)
 
 
 def test_without_pre_alignment_the_headers_count(configuration, make_network, make_grid, draw_anatomy):
