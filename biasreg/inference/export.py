@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from biasreg.core.errors import GeometryError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, write_image
 from biasreg.core.transform_io import write_composite_transform, write_displacement, write_learn2reg
@@ -55,17 +56,25 @@ def write_prediction(
         moving: Grid of the moving image.
         fixed: Grid of the fixed image.
         save: Further outputs out of `SAVE_CHOICES`.
+
+    Raises:
+        GeometryError: If Learn2Reg's field is wanted of images that do not share a grid; nothing is written then.
+        ImageError: If a displacement does not fit its grid or is not finite.
     """
+    if "learn2reg" in save:
+        _check_shared_grid(files, moving, fixed)
     write_displacement(files.path("warp", ".nii.gz"), prediction.displacement, fixed)
     write_displacement(files.path("inverse_warp", ".nii.gz"), prediction.inverse, moving)
     for index, channel in enumerate(prediction.warped):
         suffix = "warped" if len(prediction.warped) == 1 else f"warped_{index:04d}"
         write_image(files.path(suffix), channel, fixed)
+    if "h5" in save:
+        write_composite_transform(files.path("warp", ".h5"), prediction.displacement, fixed)
+    if "jacobian" not in save and "learn2reg" not in save:
+        return
     voxels = displacement_to_voxels(prediction.displacement, fixed)
     if "jacobian" in save:
         write_image(files.path("jacobian"), jacobian_determinant(voxels)[0].numpy(), fixed)
-    if "h5" in save:
-        write_composite_transform(files.path("warp", ".h5"), prediction.displacement, fixed)
     if "learn2reg" in save:
         write_learn2reg(files.path("disp", ".nii.gz"), np.moveaxis(voxels[0].numpy(), 0, -1), fixed)
 
@@ -84,3 +93,12 @@ def write_labels(files: OutputFiles, labels: NDArray[np.integer], fixed: Geometr
 def same_grid(images: Sequence[Image]) -> bool:
     """Tell whether all channels of an image lie on one grid."""
     return all(image.geometry.is_close(images[0].geometry) for image in images[1:])
+
+
+def _check_shared_grid(files: OutputFiles, moving: Geometry, fixed: Geometry) -> None:
+    if not moving.is_close(fixed):
+        raise GeometryError(
+            f"{files.path('disp', '.nii.gz').name}: Learn2Reg's field counts the voxels of one grid that both images"
+            f" share, but the moving image has {moving.describe()}, the fixed image {fixed.describe()}; resample the"
+            " moving image to the fixed image's grid, or do without learn2reg"
+        )
