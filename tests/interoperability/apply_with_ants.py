@@ -1,0 +1,51 @@
+"""Apply transforms to images and points with ANTs, in an environment of its own: apply_with_ants.py JOBS.json
+
+JOBS.json is a list of jobs, all of whose paths are absolute:
+
+* `{"job": "image", "fixed", "moving", "transforms", "interpolator", "default", "output"}` resamples an image,
+* `{"job": "points", "points", "transforms", "output"}` maps the points of a CSV file in LPS mm,
+* `{"job": "compose", "fixed", "transforms", "output"}` writes the transforms as one displacement field,
+* `{"job": "jacobian", "fixed", "transforms", "output"}` writes the determinant of the one transform.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import ants
+import pandas as pd
+
+
+def warp_image(job: dict) -> None:
+    warped = ants.apply_transforms(
+        fixed=ants.image_read(job["fixed"]),
+        moving=ants.image_read(job["moving"]),
+        transformlist=job["transforms"],
+        interpolator=job["interpolator"],
+        defaultvalue=job["default"],
+    )
+    ants.image_write(warped, job["output"])
+
+
+def map_points(job: dict) -> None:
+    points = pd.read_csv(job["points"])
+    ants.apply_transforms_to_points(3, points, job["transforms"]).to_csv(job["output"], index=False)
+
+
+def compose(job: dict) -> None:
+    fixed = ants.image_read(job["fixed"])
+    prefix = job["output"].removesuffix(".nii.gz") + "_"
+    written = ants.apply_transforms(fixed=fixed, moving=fixed, transformlist=job["transforms"], compose=prefix)
+    Path(written).replace(job["output"])
+
+
+def jacobian(job: dict) -> None:
+    (transform,) = job["transforms"]
+    ants.image_write(ants.create_jacobian_determinant_image(ants.image_read(job["fixed"]), transform), job["output"])
+
+
+JOBS = {"image": warp_image, "points": map_points, "compose": compose, "jacobian": jacobian}
+
+if __name__ == "__main__":
+    for item in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+        JOBS[item["job"]](item)
