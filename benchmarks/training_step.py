@@ -1,0 +1,265 @@
+"""Seconds and memory of one training step, by stage: forward, objective, backward, optimiser.
+
+Each combination of encoder and consistency runs in a fresh process, so that none inherits another's memory.
+"""
+
+import argparse
+import ctypes
+import dataclasses
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from result_file import RESULTS, warn_if_busy, write_result
+from torch import Tensor
+
+from biasreg.core.serialization import read_record
+from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective
+from biasreg.network.biasnet import BIASNet, BIASNetOutput
+from biasreg.network.build import build_network
+from biasreg.network.device import autocast, select_device
+from biasreg.planning.memory import BYTES_PER_VOXEL_AND_CHANNEL
+from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Plans
+from biasreg.training.optimization import build_optimizer
+
+STAGES = ("forward", "objective", "backward", "optimizer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What one process measures.
+
+    Attributes:
+        network: Shape of the network.
+        size: Shape of the grid in voxels.
+        objective: Settings of the loss.
+        device: Device to run on; None for the best there is.
+        threads: Threads of torch; None for its default.
+        warmup: Steps before the measurement.
+        steps: Steps that are measured.
+    """
+
+    network: NetworkPlans
+    size: tuple[int, ...]
+    objective: ObjectiveSettings
+    device: str | None
+    threads: int | None
+    warmup: int
+    steps: int
+
+
+class StopWatch:
+    """Adds up the wall time of stages; on CUDA it waits for the device.
+
+    Attributes:
+        seconds: Time by stage.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def time(self, stage: str, function: Callable[[], Any]) -> Any:
+        """Call a function, and add its time to a stage."""
+        start = self._now()
+        result = function()
+        self.seconds[stage] += self._now() - start
+        return result
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class Memory(NamedTuple):
+    """Memory of a process, or what torch holds of a GPU, in bytes."""
+
+    current: int
+    peak: int
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    warn_if_busy()
+    results = []
+    for encoder in arguments.encoders:
+        for consistency in arguments.consistency:
+            settings = make_settings(arguments, encoder, with_consistency=consistency == "on")
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                result = pool.apply(measure, (settings,))
+            results.append({"encoder": encoder, "consistency": consistency, **result})
+            print_result(results[-1])
+    recorded = {name: value for name, value in vars(arguments).items() if name != "output"}
+    recorded["plans"] = None if arguments.plans is None else arguments.plans.name
+    write_result(arguments.output, recorded, results, device=results[-1]["device"])
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--plans", type=Path, help="plans to measure; without them the sizes below count")
+    parser.add_argument("--configuration", help="configuration of the plans (default: the plans' own)")
+    parser.add_argument("--size", type=int, nargs=3, default=[48, 64, 48], help="grid in voxels")
+    parser.add_argument("--feature_size", type=int, default=12, help="width of the encoder")
+    parser.add_argument("--stages", type=int, default=2, help="stages of the encoder")
+    parser.add_argument("--blocks", type=int, default=1, help="blocks per stage")
+    parser.add_argument("--window", type=int, default=4, help="side of the attention window in tokens")
+    parser.add_argument("--decoder_channels", type=int, nargs="+", default=[8, 16, 16, 32], help="finest first")
+    parser.add_argument("--labels", type=int, default=3, help="labels with background")
+    parser.add_argument("--encoders", nargs="+", default=["swin", "residual"], choices=["swin", "residual"])
+    parser.add_argument("--consistency", nargs="+", default=["on", "off"], choices=["on", "off"], help="the ARDC pass")
+    parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before the measurement")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are measured")
+    parser.add_argument("--output", type=Path, default=RESULTS / "training_step.json", help="result file")
+    return parser.parse_args()
+
+
+def make_settings(arguments: argparse.Namespace, encoder: str, *, with_consistency: bool) -> Settings:
+    """Take the sizes from the plans, or else from the arguments."""
+    weight = 1.0 if with_consistency else 0.0
+    if arguments.plans is not None:
+        plans = read_record(arguments.plans, Plans)
+        chosen = plans.configurations[arguments.configuration or plans.default_configuration]
+        network, size, spacing = chosen.network, chosen.preprocessing.patch_size, chosen.preprocessing.spacing
+        labels_per_step = chosen.training.labels_per_step
+    else:
+        network, size, spacing = network_of_arguments(arguments), tuple(arguments.size), (1.0, 1.0, 1.0)
+        labels_per_step = 8
+    network = dataclasses.replace(network, encoder=dataclasses.replace(network.encoder, family=encoder))
+    weights = LossWeights(1.0, 1.0, 1.0, 1.0, weight)
+    loss = ObjectiveSettings("lncc", 9, weights, spacing, network.num_labels, labels_per_step)
+    return Settings(network, size, loss, arguments.device, arguments.threads, arguments.warmup, arguments.steps)
+
+
+def network_of_arguments(arguments: argparse.Namespace) -> NetworkPlans:
+    stages = arguments.stages
+    heads = tuple(3 * 2**stage for stage in range(stages))
+    encoder = EncoderPlans(
+        "swin", "scratch", arguments.feature_size, (arguments.blocks,) * stages, heads, arguments.window
+    )
+    return NetworkPlans(
+        in_channels=1,
+        num_labels=arguments.labels,
+        encoder=encoder,
+        decoder_channels=tuple(arguments.decoder_channels),
+        registration_levels=min(4, stages + 2),
+        segmentation_level=0,
+        integration_steps=7,
+        correlation_levels=(),
+        streams="both",
+        biaf=True,
+        mac=True,
+        checkpointing=False,
+    )
+
+
+def measure(settings: Settings) -> dict[str, Any]:
+    """Train a few steps on random images and blocks of labels."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    device = select_device(settings.device)
+    torch.manual_seed(0)
+    network = build_network(settings.network).to(device)
+    optimizer = build_optimizer(network, 1e-4)
+    batch = random_batch(settings, device)
+    reset_peak(device)
+    before = read_memory(device).current
+    steps = [run_step(network, optimizer, batch, settings.objective) for _ in range(settings.warmup + settings.steps)]
+    used = read_memory(device).peak - before
+    seconds = {stage: statistics.median(step[stage] for step in steps[settings.warmup :]) for stage in STAGES}
+    voxels = batch.fixed[0, 0].numel()
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "threads": torch.get_num_threads(),
+        "size": list(batch.fixed.shape[2:]),
+        "million_parameters": round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 3),
+        "seconds": {stage: round(value, 4) for stage, value in seconds.items()},
+        "seconds_per_step": round(statistics.median(sum(step.values()) for step in steps[settings.warmup :]), 4),
+        "peak_memory_gib": round(used / 2**30, 3),
+        "bytes_per_voxel_and_channel": round(used / (voxels * settings.network.decoder_channels[0]), 1),
+    }
+
+
+def random_batch(settings: Settings, device: torch.device) -> PairBatch:
+    """Make a pair of noise images; each label is a slab across the first axis, so that every label is in both."""
+    shape = (1, settings.network.in_channels, *settings.size)
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    slabs = torch.arange(settings.size[0], device=device) * settings.network.num_labels // settings.size[0]
+    labels = slabs.view(1, 1, -1, 1, 1).expand(1, 1, *settings.size).contiguous()
+    mask = torch.ones(1, 1, *settings.size, device=device)
+    known = torch.ones(1, dtype=torch.bool, device=device)
+    return PairBatch(images[0], images[1], labels, labels.clone(), known, known, mask, mask)
+
+
+def run_step(
+    network: BIASNet, optimizer: torch.optim.Optimizer, batch: PairBatch, settings: ObjectiveSettings
+) -> dict[str, float]:
+    """Do what training does in a step, and time its stages; `objective` is what the losses add to the passes."""
+    watch = StopWatch(batch.fixed.device)
+
+    def timed_network(moving: Tensor, fixed: Tensor) -> BIASNetOutput:
+        output: BIASNetOutput = watch.time("forward", lambda: network(moving, fixed))
+        return output
+
+    def loss() -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        with autocast(batch.fixed.device):
+            return objective(timed_network, batch, settings, consistency_scale=1.0, generator=generator).total
+
+    def update() -> None:
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)
+        optimizer.step()
+
+    optimizer.zero_grad(set_to_none=True)
+    total: Tensor = watch.time("objective", loss)
+    watch.seconds["objective"] -= watch.seconds["forward"]
+    watch.time("backward", total.backward)
+    watch.time("optimizer", update)
+    return watch.seconds
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peak so far, and give unused memory back to the system."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: reset VmHWM, see proc(5)
+
+
+def read_memory(device: torch.device) -> Memory:
+    """Read the memory in use and its peak; elsewhere than on Linux and CUDA the peak is all that is known."""
+    if device.type == "cuda":
+        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        current, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+        return Memory(current, peak)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return Memory(peak, peak)
+
+
+def print_result(result: dict[str, Any]) -> None:
+    stages = ", ".join(f"{stage} {value:.3f}" for stage, value in result["seconds"].items())
+    size = "×".join(str(side) for side in result["size"])
+    print(f"{result['encoder']}, consistency {result['consistency']}, {size}, {result['device']}:")
+    print(
+        f"  {result['million_parameters']} million parameters, {result['seconds_per_step']:.3f} s per step ({stages})"
+    )
+    print(
+        f"  peak memory {result['peak_memory_gib']} GiB: {result['bytes_per_voxel_and_channel']:.0f} bytes per voxel "
+        f"and channel (biasreg/planning/memory.py plans with {BYTES_PER_VOXEL_AND_CHANNEL:.0f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

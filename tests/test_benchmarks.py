@@ -1,0 +1,111 @@
+"""Every benchmark runs, at settings so small that its numbers mean nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from biasreg.core.dataset import read_dataset
+from biasreg.core.serialization import write_record
+from biasreg.demo.dataset import make_phantom_dataset
+from biasreg.demo.phantom import PhantomSettings, ScannerSettings
+from biasreg.evaluation.records import Evaluation, MethodSummary, Statistic
+from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
+from biasreg.planning.fingerprint import extract_fingerprint
+from biasreg.planning.planner import Target, plan_experiment
+from biasreg.preprocessing.prealign import measure_alignment
+from biasreg.preprocessing.preprocess import preprocess_dataset
+from biasreg.preprocessing.storage import configuration_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = {"read": 0.5, "network": 1.5, "total": 2.0}
+
+
+@pytest.fixture
+def run(tmp_path):
+    def run_script(script, *arguments):
+        output = tmp_path / "result.json"
+        command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments), "--output", str(output)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        result = json.loads(output.read_text(encoding="utf-8"))
+        assert result["command"].startswith(f"python benchmarks/{script}")
+        assert result["machine"].keys() >= {"device", "cpu", "cores", "load_average"}
+        assert result["versions"].keys() >= {"biasreg", "python"}
+        return result, done.stdout
+
+    return run_script
+
+
+def write_predictions(folder):
+    folder.mkdir()
+    for index, seconds in enumerate((9.0, 2.0, 4.0)):
+        record = PredictionRecord(
+            pair=f"pair{index}",
+            written=f"2026-01-01T00:00:0{index}+00:00",
+            provenance=Provenance("a model", {}, "a device", {}),
+            inputs=(),
+            save=(),
+            outputs=(),
+            seconds={**SECONDS, "total": seconds},
+            quality=FieldQuality(0.0, 0.1, None),
+            accuracy=None,
+            notices=(),
+        )
+        write_record(folder / f"pair{index}.json", record)
+
+
+def test_a_training_step_is_timed_and_weighed(run):
+    size = ("--size", 8, 8, 8, "--stages", 1, "--decoder_channels", 2, 2, 2, "--feature_size", 3, "--window", 2)
+    short = ("--encoders", "residual", "--consistency", "on", "--warmup", 1, "--steps", 1, "--device", "cpu")
+    result, printed = run("training_step.py", *size, *short)
+    (measured,) = result["results"]
+    assert all(measured["seconds"][stage] > 0 for stage in ("forward", "objective", "backward", "optimizer"))
+    assert measured["bytes_per_voxel_and_channel"] > 0
+    assert f"{measured['bytes_per_voxel_and_channel']:.0f} bytes per voxel and channel" in printed
+
+
+def test_preprocessing_is_timed_and_leaves_the_dataset_alone(run, tmp_path):
+    scanner = ScannerSettings(spacing_mm=(8.0, 9.0))
+    settings = PhantomSettings(num_training_cases=2, num_test_cases=2, num_test_pairs=1, scanner=scanner)
+    dataset = read_dataset(make_phantom_dataset(tmp_path / "raw", settings=settings, seed=0))
+    folder = tmp_path / "preprocessed" / dataset.full_name
+    with ThreadPoolExecutor(1) as executor:
+        fingerprint = extract_fingerprint(dataset, measure_alignment, executor)
+        plans = plan_experiment(fingerprint, dataset.json, Target("cpu", 8.0))
+        cases = configuration_folder(folder, plans.plans_name, plans.default_configuration)
+        chosen = plans.configurations[plans.default_configuration].preprocessing
+        preprocess_dataset(dataset, fingerprint, chosen, cases, executor)
+    write_record(folder / "dataset_fingerprint.json", fingerprint)
+    write_record(folder / "biasregPlans.json", plans)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    roots = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed")
+    result, _ = run("preprocessing.py", "-d", "900", "--cases", 1, *roots)
+    assert result["results"]["seconds_per_case"]["preprocess"]["median"] > 0
+    assert result["settings"]["cases"] == 1
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != tmp_path)
+
+
+def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
+    write_predictions(tmp_path / "out")
+    result, printed = run("predict_stages.py", tmp_path / "out")
+    assert result["results"]["total"] == {"median": 3.0, "min": 2.0, "max": 4.0}
+    assert result["machine"]["device"] == "a device"
+    assert "network" in printed
+
+
+def test_an_evaluation_is_collected_with_its_commands(run, tmp_path):
+    dice = Statistic(mean=0.75, std=0.1, count=2)
+    summary = MethodSummary("biasreg", 2, dice, None, None, None, None, None, None, unmeasured_hd95=0, labels=())
+    write_record(tmp_path / "summary.json", Evaluation(1, (summary,), (), ()))
+    write_predictions(tmp_path / "out")
+    options = ("--name", "x", "--command", "biasreg_train 501 0", "--predictions", tmp_path / "out")
+    result, _ = run("accuracy.py", tmp_path / "summary.json", *options)
+    assert result["results"]["methods"]["biasreg"] == {"pairs": 2, "dice": {"mean": 0.75, "std": 0.1, "count": 2}}
+    assert result["settings"]["commands"] == ["biasreg_train 501 0"]
+    assert [entry["model"] for entry in result["settings"]["predicted_by"]] == ["a model"]
