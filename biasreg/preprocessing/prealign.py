@@ -5,7 +5,8 @@ composition of the two frames.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import SimpleITK as sitk
@@ -58,7 +59,8 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
     """Register two images by an affine map: mutual information, from the foreground centres, coarse to fine.
 
     Both images are first sampled on a coarse isotropic grid. Rigid registration is followed by affine registration; the
-    start is kept, with a notice, whenever the result is not better or not plausible.
+    start is kept, with a notice, whenever the result is not better or not plausible. The same images give the same
+    matrix, bit by bit.
 
     Args:
         fixed: The fixed image.
@@ -77,15 +79,15 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
         _coarse_image(image, center, spacing, name)
         for image, center, name in zip((fixed, moving), centers, modalities, strict=True)
     )
-    start = sitk.AffineTransform(3)
-    method = _registration_method()
     # Both coarse images are centred on their own foreground, so the start is the identity between them.
-    found = start
-    for transform in (sitk.Euler3DTransform(), sitk.AffineTransform(3)):
-        initial = _as_type(found, transform)
-        candidate = _optimize(method, coarse_fixed, coarse_moving, initial)
-        if _is_better(method, coarse_fixed, coarse_moving, candidate, found):
-            found = candidate
+    found = start = sitk.AffineTransform(3)
+    with _one_thread():
+        method = _registration_method()
+        for transform in (sitk.Euler3DTransform(), sitk.AffineTransform(3)):
+            initial = _as_type(found, transform)
+            candidate = _optimize(method, coarse_fixed, coarse_moving, initial)
+            if _is_better(method, coarse_fixed, coarse_moving, candidate, found):
+                found = candidate
     if found is start:
         logger.warning("affine registration did not improve on aligned centres; the centres are kept")
     return translation(centers[1]) @ _matrix(found) @ translation(-centers[0])
@@ -162,6 +164,17 @@ def _coarse_image(image: Image, center: np.ndarray, spacing: float, modality: st
     coarse.SetSpacing(grid.spacing)  # registration needs no LPS: both coarse images live in one frame of our own
     coarse.SetOrigin(grid.origin)
     return coarse
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let ITK compute on one thread: several add up the metric in an order, and to a sum, that differ between runs."""
+    threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _registration_method() -> sitk.ImageRegistrationMethod:

@@ -96,6 +96,7 @@ def test_an_affine_pre_alignment_undoes_scaling_and_turning(
         for image in draw_anatomy(make_grid(center=(5, 0, 0)), (5, 0, 0))
     )
     result = predictor.register([moving], [fixed])
+    np.testing.assert_array_equal(predictor.register([moving], [fixed]).displacement, result.displacement)
     points = apply_affine(fixed.geometry.affine, np.argwhere(fixed_labels.array > 0))
     found = points + result.displacement[fixed_labels.array > 0]
     error = np.linalg.norm(found - apply_affine(turn, points), axis=1)
