@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from biasreg.core.dataset import Dataset, read_dataset
-from biasreg.core.errors import PlansError
+from biasreg.core.errors import DatasetError, ImageError, PlansError
 from biasreg.core.image_io import read_geometry
 from biasreg.core.parallel import memory_per_case_gib, number_of_workers, process_executor
 from biasreg.core.paths import Roots, find_dataset
@@ -222,6 +223,15 @@ def _current_fingerprint(path: Path, dataset: Dataset) -> Fingerprint | None:
 
 
 def _workers(dataset: Dataset, options: PrepareOptions) -> int:
-    cases = dataset.cases("Tr")
-    voxels = max((int(np.prod(read_geometry(case.images[0]).shape)) for case in cases), default=0)
-    return number_of_workers(options.num_workers, memory_per_case_gib(voxels * len(dataset.json.channel_names)))
+    voxels = _largest_image_voxels(dataset) * len(dataset.json.channel_names)
+    return number_of_workers(options.num_workers, memory_per_case_gib(voxels))
+
+
+def _largest_image_voxels(dataset: Dataset) -> int:
+    """Size of the largest image; what cannot be read counts nothing, so that verification reports all such faults."""
+    sizes = [0]
+    with suppress(DatasetError):
+        for case in dataset.cases("Tr"):
+            with suppress(ImageError):
+                sizes.append(int(np.prod(read_geometry(case.images[0]).shape)))
+    return max(sizes)
