@@ -57,3 +57,15 @@ def test_recomputing_keeps_values_and_gradients():
         results.append((output.detach(), layer[0].weight.grad.clone()))
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 8), (6, 5, 7), (3, 4, 1), (2, 2, 2), (4, 3, 3)])
+def test_a_cubic_convolution_of_one_sample_is_torchs(shape):
+    layer = convolution(3, 4, 3)
+    features = torch.randn(1, 3, *shape, dtype=torch.float32, requires_grad=True)
+    expected = F.conv3d(features, layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(features), expected, atol=1e-5, rtol=1e-5)
+    weights = torch.randn_like(expected)
+    mine = torch.autograd.grad((layer(features) * weights).sum(), [features, layer.weight])
+    torchs = torch.autograd.grad((expected * weights).sum(), [features, layer.weight])
+    torch.testing.assert_close(mine, torchs, atol=1e-4, rtol=1e-4)
