@@ -84,6 +84,7 @@ def _registration(plans: NetworkPlans) -> ProgressiveRegistration:
             coarser_width,
             integration_steps=plans.integration_steps,
             correlation=level in plans.correlation_levels,
+            unit=2.0**-level,  # one voxel of the finest grid
         )
         for level, (width, coarser_width) in enumerate(zip(channels, (*channels[1:], 0), strict=True))
     ]

@@ -21,7 +21,7 @@ class RegistrationLevel(nn.Module):
 
         Ψ_i = up2 of Φ_{i+1};  M̂ = moving features warped by Ψ_i
         H_i = 2×(Conv3, IN, LReLU)[M̂, fixed features, up(H_{i+1})]
-        φ_i = Conv3(H_i);  Φ_i(x) = φ_i(x) + Ψ_i(x + φ_i(x))
+        φ_i = unit · Conv3(H_i);  Φ_i(x) = φ_i(x) + Ψ_i(x + φ_i(x))
 
     At the coarsest level Ψ = 0 and there is no H_{i+1}.
 
@@ -30,15 +30,24 @@ class RegistrationLevel(nn.Module):
         coarser_channels: Channels of H_{i+1}; 0 at the coarsest level.
         integration_steps: Scaling-and-squaring steps of φ_i; 0 takes it as a displacement.
         correlation: Also give H_i the correlation of M̂ and the fixed features with their 27 neighbours.
+        unit: What an output of 1 of Conv3 is worth, in voxels of this level.
 
-    Source: Xie, Gao, Zheng, BIASNet, Medical Image Analysis 2025, 103913, which publishes no equations; Deviation:
-    H_{i+1} is brought to `channels` channels before it is upsampled, which saves memory on the finest grid.
+    Source: Xie, Gao, Zheng, BIASNet, Medical Image Analysis 2025, 103913, which publishes no equations; Deviations:
+    H_{i+1} is brought to `channels` channels before it is upsampled, which saves memory on the finest grid; the unit,
+    without which one optimiser step moves the anatomy 2^i times as far at level i as at level 0.
     """
 
     def __init__(
-        self, channels: int, coarser_channels: int = 0, *, integration_steps: int = 0, correlation: bool = False
+        self,
+        channels: int,
+        coarser_channels: int = 0,
+        *,
+        integration_steps: int = 0,
+        correlation: bool = False,
+        unit: float = 1.0,
     ) -> None:
         super().__init__()
+        self.unit = unit
         self.integration_steps = integration_steps
         self.correlation = correlation
         self.carry = convolution(coarser_channels, channels, 1) if coarser_channels else None
@@ -70,7 +79,7 @@ class RegistrationLevel(nn.Module):
             inputs.append(local_correlation(warped, fixed))
         hidden = self.estimate(torch.cat(inputs, dim=1))
         with torch.autocast(hidden.device.type, enabled=False):  # a field in half precision is wrong by whole voxels
-            residual = integrate_velocity(self.residual(hidden.float()), self.integration_steps)
+            residual = integrate_velocity(self.unit * self.residual(hidden.float()), self.integration_steps)
             return update_field(residual, previous), hidden
 
 
@@ -122,21 +131,25 @@ def update_field(residual: Tensor, previous: Tensor | None) -> Tensor:
 def local_correlation(moving: Tensor, fixed: Tensor) -> Tensor:
     """Correlate every fixed voxel with the 27 moving voxels around it.
 
-    c_d(x) = 1/C Σ_k moving_k(x + d) · fixed_k(x), d in {-1, 0, 1}³; beyond the grid the features are zero.
+    c_d(x) = cos(moving(x + d), fixed(x)), d in {-1, 0, 1}³, minus its mean over d, and scaled to unit variance over the
+    whole volume: what counts is which neighbour matches better than the others. Beyond the grid features repeat.
 
     Args:
         moving: Features of shape (B, C, X, Y, Z).
         fixed: Same shape.
 
     Returns:
-        Shape (B, 27, X, Y, Z), d running fastest along z.
+        Shape (B, 27, X, Y, Z), float32, d running fastest along z.
 
-    Source: Sun et al., PWC-Net, CVPR 2018, arXiv:1709.02371 (cost volume).
+    Source: Sun et al., PWC-Net, CVPR 2018, arXiv:1709.02371 (cost volume). Deviation: cosine instead of product, mean
+    over the neighbours removed, normalized.
     """
     sides = fixed.shape[2:]
-    padded = F.pad(moving, (1, 1, 1, 1, 1, 1))
+    moving, fixed = (F.normalize(features.float(), dim=1, eps=1e-3) for features in (moving, fixed))
+    padded = F.pad(moving, (1, 1, 1, 1, 1, 1), mode="replicate")
     volumes = []
     for offset in itertools.product(range(3), repeat=3):
         window = tuple(slice(start, start + side) for start, side in zip(offset, sides, strict=True))
-        volumes.append((padded[:, :, window[0], window[1], window[2]] * fixed).mean(dim=1))
-    return torch.stack(volumes, dim=1)
+        volumes.append((padded[:, :, window[0], window[1], window[2]] * fixed).sum(dim=1))
+    volume = torch.stack(volumes, dim=1)
+    return F.group_norm(volume - volume.mean(dim=1, keepdim=True), 1)

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
-from biasreg.core.dataset import Case, Dataset
+from biasreg.core.dataset import Case, Dataset, DatasetJson, Pairing
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import read_image, read_labels
-from biasreg.core.serialization import file_hash
-from biasreg.planning.foreground import bounding_box, foreground_mask
+from biasreg.core.parallel import map_cases
+from biasreg.core.serialization import content_hash, file_hash
+from biasreg.planning.foreground import bounding_box, common_modality, foreground_mask
 
 FINGERPRINT_SCHEMA_VERSION = 1
-ALIGNMENT_SAMPLE = 8  # cases aligned to the reference case: enough to tell a gain of 0.02 Dice from noise
+ALIGNMENT_SAMPLE = 8  # pairs that are aligned: enough to tell a gain of 0.02 Dice from noise
 INTENSITY_PERCENTILES = (0.5, 1.0, 50.0, 99.0, 99.5)
 
 
@@ -51,7 +50,7 @@ class CaseFingerprint:
         foreground_extent_mm: Side lengths of that box along the world's x, y, z.
         channels: Intensity statistics per channel.
         label_volumes_mm3: Volume of each label that occurs, by file value (as text); None without a label map.
-        source_hash: Hash over the contents of the case's image and label files.
+        source_hash: Hashes over the contents of the case's image, label and mask files.
     """
 
     identifier: str
@@ -67,17 +66,20 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class AlignmentScores:
-    """How well one case lies on the reference case under each way of pre-alignment.
+    """How well one case lies on another under each way of pre-alignment.
 
-    Scores are the mean Dice of the labels that both show, or, without labels, the correlation of the intensities.
+    Scores are the mean Dice of the labels that both show, or, without labels, how well the intensities of one tell
+    those of the other. All are from 0 to 1.
 
     Attributes:
+        reference: The case that it was aligned to: the reference case, or within subjects one of the same subject.
         case: The case that was aligned.
         none: Score in world coordinates as the headers state them.
         center: Score with the centres of the foreground boxes on each other.
         affine: Score after affine registration.
     """
 
+    reference: str
     case: str
     none: float
     center: float
@@ -91,13 +93,15 @@ class Fingerprint:
     Attributes:
         schema_version: Version of this record's layout.
         dataset_name: Full dataset name.
-        reference_case: The case whose foreground extents are closest to the median.
+        dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, subjects and modalities.
+        reference_case: The case whose foreground extents are closest to the median; one with labels if there are any.
         cases: Facts per training case, sorted by identifier.
-        alignment: Scores of a deterministic sample of cases against the reference case.
+        alignment: Scores of a deterministic sample of pairs.
     """
 
     schema_version: int
     dataset_name: str
+    dataset_hash: str
     reference_case: str
     cases: tuple[CaseFingerprint, ...]
     alignment: tuple[AlignmentScores, ...]
@@ -111,36 +115,59 @@ def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, e
 
     Args:
         dataset: The raw dataset.
-        measure_alignment: Scores a case (second argument) against the reference case (first).
+        measure_alignment: Scores a case (second argument) against another one (first).
         executor: Where the cases are read.
 
     Returns:
         The fingerprint; the same files give the same record.
     """
-    cases = dataset.cases("Tr")
-    describe = partial(describe_case, label_values=dataset.label_values)
-    facts = tuple(tqdm(executor.map(describe, cases), total=len(cases), desc="fingerprint", disable=None))
-    by_identifier = {case.identifier: case for case in cases}
+    cases = {case.identifier: case for case in dataset.cases("Tr")}
+    modality = common_modality(case.modality for case in cases.values())
+    arguments = {name: (case, dataset.label_values, modality) for name, case in cases.items()}
+    facts = tuple(map_cases(describe_case, arguments, executor, "fingerprint").values())
     reference = choose_reference(facts)
-    sample = alignment_sample([case for case in cases if case.identifier != reference])
-    measure = partial(measure_alignment, by_identifier[reference])
-    scores = tuple(tqdm(executor.map(measure, sample), total=len(sample), desc="alignment sample", disable=None))
-    return Fingerprint(FINGERPRINT_SCHEMA_VERSION, dataset.full_name, reference, facts, scores)
+    # Later steps see any image as one of the common modality; so must the measurement of what they do.
+    seen = [replace(case, modality=modality) for case in cases.values()]
+    sample = {case.identifier: (other, case) for other, case in sample_pairs(seen, reference, dataset.json.pairing)}
+    scores = tuple(map_cases(measure_alignment, sample, executor, "alignment sample").values())
+    return Fingerprint(
+        schema_version=FINGERPRINT_SCHEMA_VERSION,
+        dataset_name=dataset.full_name,
+        dataset_hash=dataset_hash(dataset.json),
+        reference_case=reference,
+        cases=facts,
+        alignment=scores,
+    )
 
 
-def describe_case(case: Case, label_values: Sequence[int]) -> CaseFingerprint:
+def dataset_hash(json: DatasetJson) -> str:
+    """Hash what the fingerprint and the plans take from `dataset.json`, so that a change of it is noticed.
+
+    Args:
+        json: The contents of `dataset.json`.
+
+    Returns:
+        SHA-256, hex. Pairs, test pairs and descriptions do not enter it.
+    """
+    return content_hash(
+        replace(json, name="", pairs=(), test_pairs=(), licence="", reference="", description=""),
+    )
+
+
+def describe_case(case: Case, label_values: Sequence[int], modality: str | None = None) -> CaseFingerprint:
     """Read one case and state its facts.
 
     Args:
         case: The case.
         label_values: Foreground values of the dataset.
+        modality: Modality that the foreground is detected by; that of the case when None.
 
     Returns:
         The facts about the case.
     """
     channels = [read_image(path) for path in case.images]
     geometry = channels[0].geometry
-    mask = foreground_mask(channels[0].array, case.modality)
+    mask = foreground_mask(channels[0].array, modality or case.modality)
     center, extent = world_box(geometry, bounding_box(mask))
     return CaseFingerprint(
         identifier=case.identifier,
@@ -181,38 +208,49 @@ def choose_reference(cases: Sequence[CaseFingerprint]) -> str:
         cases: Facts per case.
 
     Returns:
-        Its identifier; the first in alphabetical order when several are equally close.
+        Its identifier; the first in alphabetical order when several are equally close. Cases with labels are preferred,
+        because alignment to them can be measured by labels.
     """
     extents = np.log([case.foreground_extent_mm for case in cases])
     distance = np.abs(extents - np.median(extents, axis=0)).sum(axis=1).round(6)
-    return min(zip(distance, (case.identifier for case in cases), strict=True))[1]
+    unlabelled = [not case.label_volumes_mm3 for case in cases]
+    return min(zip(unlabelled, distance, (case.identifier for case in cases), strict=True))[2]
 
 
-def alignment_sample(cases: Sequence[Case]) -> list[Case]:
-    """Choose evenly spaced cases for the alignment sample, those with labels first.
+def sample_pairs(cases: Sequence[Case], reference: str, pairing: Pairing) -> list[tuple[Case, Case]]:
+    """Choose the pairs that alignment is measured on, evenly spaced, those with labels first.
 
     Args:
-        cases: Cases without the reference.
+        cases: All cases.
+        reference: Identifier of the reference case.
+        pairing: Pairing of the dataset.
 
     Returns:
-        At most `ALIGNMENT_SAMPLE` cases.
+        At most `ALIGNMENT_SAMPLE` pairs (aligned to, aligned): each of a case with the reference case; within subjects
+        of a case with the first one of its subject.
     """
-    pool = [case for case in cases if case.labels] or list(cases)
+    (standard,) = (case for case in cases if case.identifier == reference)
+    first: dict[str, Case] = {}
+    for case in cases:
+        first.setdefault(case.subject, case if pairing == "intra-subject" else standard)
+    pairs = [(first[case.subject], case) for case in cases if case is not first[case.subject]]
+    pool = [pair for pair in pairs if pair[0].labels and pair[1].labels] or pairs
     indices = np.unique(np.linspace(0, len(pool) - 1, min(ALIGNMENT_SAMPLE, len(pool))).round().astype(int))
     return [pool[index] for index in indices]
 
 
 def source_hash(case: Case) -> str:
-    """Hash the contents of a case's files, so that a changed file is noticed.
+    """Hash the contents of a case's files, so that a changed, new or missing file is noticed.
 
     Args:
         case: The case.
 
     Returns:
-        Hashes of images, labels and mask, joined.
+        The start of the SHA-256 of each file, each kind of files under its name.
     """
-    files = [*case.images, *(path for path in (case.labels, case.mask) if path)]
-    return "-".join(file_hash(path)[:16] for path in files)
+    kinds = {"images": case.images, "labels": (case.labels,), "mask": (case.mask,)}
+    hashes = {kind: [file_hash(path)[:16] for path in paths if path] for kind, paths in kinds.items()}
+    return " ".join(f"{kind}:{','.join(found)}" for kind, found in hashes.items() if found)
 
 
 def _channel_statistics(values: np.ndarray) -> ChannelStatistics:
@@ -230,9 +268,10 @@ def _label_volumes(case: Case, label_values: Sequence[int]) -> dict[str, float] 
     if case.labels is None:
         return None
     labels = read_labels(case.labels)
-    counts = np.bincount(labels.array.ravel(), minlength=max(label_values, default=0) + 1)
+    present, counts = np.unique(labels.array, return_counts=True)
     voxel_mm3 = float(np.prod(labels.geometry.spacing))
-    return {str(value): float(counts[value] * voxel_mm3) for value in label_values if counts[value]}
+    volumes = {int(value): float(count * voxel_mm3) for value, count in zip(present, counts, strict=True)}
+    return {str(value): volumes[value] for value in label_values if value in volumes}
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:

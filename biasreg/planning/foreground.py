@@ -1,5 +1,7 @@
 """Where the imaged anatomy lies in a volume."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy import ndimage
 
@@ -8,6 +10,20 @@ BODY_THRESHOLD_HU = -500.0
 # A volume counts as masked (skull-stripped, say) when its border is mostly one value, its minimum.
 MASKED_BORDER_FRACTION = 0.9
 MASKED_VOLUME_FRACTION = 0.05
+MIXED = "mixed"
+
+
+def common_modality(modalities: Iterable[str]) -> str:
+    """Find the modality that later steps may assume of any image.
+
+    Args:
+        modalities: Modality of each case.
+
+    Returns:
+        The one that all have, or `mixed`, which promises nothing.
+    """
+    kinds = sorted(set(modalities))
+    return kinds[0] if len(kinds) == 1 else MIXED
 
 
 def foreground_mask(array: np.ndarray, modality: str) -> np.ndarray:

@@ -136,15 +136,17 @@ def _plan_network(
     encoder = rules.choose_encoder(preset, stages)
     segmentation_level = rules.choose_segmentation_level(num_labels)
     integration = rules.choose_integration(dataset.pairing)
+    levels = rules.registration_levels(stages)
+    correlation = rules.choose_correlation_levels(levels)
     network = NetworkPlans(
         in_channels=len(dataset.channel_names),
         num_labels=num_labels,
         encoder=encoder.value,
         decoder_channels=preset.decoder_channels[: stages + 2],
-        registration_levels=rules.registration_levels(stages),
+        registration_levels=levels,
         segmentation_level=segmentation_level.value,
         integration_steps=integration.value,
-        correlation_levels=(),
+        correlation_levels=correlation.value,
         streams="both",
         biaf=True,
         mac=True,
@@ -154,6 +156,7 @@ def _plan_network(
         "encoder": encoder.why,
         "segmentation_level": segmentation_level.why,
         "integration": integration.why,
+        "correlation": correlation.why,
     }
     return network, why
 

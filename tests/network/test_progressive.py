@@ -89,7 +89,16 @@ def test_correlation_finds_the_shift_between_the_features():
     assert volume.shape == (1, 27, 6, 6, 6)
     inner = volume[:, :, 1:-1, 1:-1, 1:-1]
     assert (inner.argmax(dim=1) == 2 * 9 + 1 * 3 + 0).all()
-    torch.testing.assert_close(volume[:, 13], (moving * fixed).mean(dim=1))
+    torch.testing.assert_close(local_correlation(3 * moving, 0.5 * fixed), volume, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(volume.mean(dim=1), torch.zeros(1, 6, 6, 6), atol=1e-4, rtol=0)
+
+
+def test_the_unit_scales_what_a_level_adds():
+    features = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 4, 5, 5, 5)
+    whole = RegistrationLevel(4)
+    half = RegistrationLevel(4, unit=0.5)
+    half.load_state_dict(whole.state_dict())
+    torch.testing.assert_close(half(*features, None, None)[0], 0.5 * whole(*features, None, None)[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"correlation": True}, {"integration_steps": 3}, {"checkpointing": True}])

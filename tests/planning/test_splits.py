@@ -1,0 +1,25 @@
+import pytest
+
+from biasreg.core.errors import DatasetError
+from biasreg.planning.splits import make_splits
+
+
+def test_no_subject_is_in_both_parts_of_a_fold():
+    subjects = {f"case{number}": f"subject{number // 3}" for number in range(30)}
+    folds = make_splits(subjects)
+    assert len(folds) == 5
+    for fold in folds:
+        assert not {subjects[case] for case in fold.train} & {subjects[case] for case in fold.validation}
+        assert sorted(fold.train + fold.validation) == sorted(subjects)
+    assert sorted(case for fold in folds for case in fold.validation) == sorted(subjects)
+
+
+def test_fewer_subjects_give_fewer_folds_and_one_is_refused():
+    assert len(make_splits({"a": "1", "b": "2", "c": "3"})) == 3
+    with pytest.raises(DatasetError, match="1 subject"):
+        make_splits({"a": "1", "b": "1"})
+
+
+def test_the_order_of_cases_does_not_matter():
+    subjects = {f"case{number}": f"case{number}" for number in range(11)}
+    assert make_splits(subjects) == make_splits(dict(reversed(subjects.items())))
