@@ -3,18 +3,29 @@
 import logging
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+import signal
+from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from biasreg.core.errors import BiasregError
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 GIB = 2.0**30
 # float32 image, its smoothed copy, foreground mask, coordinates and one label's membership at a time.
 BYTES_PER_RAW_VOXEL = 40.0
 IMPORTS_GIB = 0.4  # what an idle worker occupies
+CGROUP_FOLDER = Path("/sys/fs/cgroup")
 
 
 def available_memory_gib() -> float:
-    """Measure the memory that can still be used without swapping.
+    """Measure the memory that can still be used without swapping, or without passing the container's limit.
 
     Returns:
         GiB; the machine's whole memory where the system does not tell what is available.
@@ -22,18 +33,20 @@ def available_memory_gib() -> float:
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
             fields = dict(line.split(":", 1) for line in file)
-        return float(fields["MemAvailable"].split()[0]) * 1024 / GIB
+        free = float(fields["MemAvailable"].split()[0]) * 1024 / GIB
     except (OSError, KeyError):
-        return total_memory_gib()
+        free = total_memory_gib()
+    limit, used = _container_memory_gib()
+    return min(free, max(limit - used, 0.0))
 
 
 def total_memory_gib() -> float:
-    """Measure the machine's memory.
+    """Measure the machine's memory, or the container's share of it.
 
     Returns:
         GiB.
     """
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
+    return min(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB, _container_memory_gib()[0])
 
 
 def memory_per_case_gib(voxels: int) -> float:
@@ -67,23 +80,100 @@ def number_of_workers(requested: int | None, per_worker_gib: float) -> int:
     return max(1, min(cores, by_memory))
 
 
-def process_executor(workers: int) -> ProcessPoolExecutor:
-    """Start a pool of fresh processes.
+def process_executor(workers: int) -> Executor:
+    """Start workers: a pool of fresh processes, or for a single worker a thread of this process.
 
     Processes are spawned, not forked, because torch and ITK hold threads that do not survive a fork; a script that
-    calls this therefore needs an `if __name__ == "__main__":` guard.
+    calls this therefore needs an `if __name__ == "__main__":` guard. They ignore Ctrl-C, which is for this process to
+    act on.
 
     Args:
-        workers: Number of processes.
+        workers: Number of workers.
 
     Returns:
         The pool, to be used in a `with` statement.
     """
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_single_thread)
+    if workers == 1:
+        return ThreadPoolExecutor(1)
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker)
 
 
-def _single_thread() -> None:
-    """Keep each worker on one core: the pool already has one worker per core."""
+def map_cases(
+    function: Callable[..., Result], arguments: Mapping[str, tuple[Any, ...]], executor: Executor, description: str
+) -> dict[str, Result]:
+    """Call a function once for each case, with a progress bar; the first error ends all and names its case.
+
+    Args:
+        function: What is called.
+        arguments: Its positional arguments by case identifier.
+        executor: Where it is called.
+        description: Label of the progress bar.
+
+    Returns:
+        Results by case identifier, in the order of `arguments`.
+
+    Raises:
+        BiasregError: What the function raised, of the same class; or files could not be read or written, memory ran
+            out, or a worker died.
+    """
+    futures: dict[Future[Result], str] = {}
+    results = {}
+    try:
+        futures = {executor.submit(function, *values): name for name, values in arguments.items()}
+        for future in tqdm(as_completed(futures), total=len(futures), desc=description, disable=None):
+            results[futures[future]] = _result(future, futures[future])
+    except BrokenExecutor as error:
+        raise BiasregError(
+            "a worker died without a word, most likely because memory ran out · run again with fewer workers (-np)"
+        ) from error
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return {name: results[name] for name in arguments}
+
+
+def _result(future: "Future[Result]", name: str) -> Result:
+    try:
+        return future.result()
+    except BiasregError as error:
+        raise type(error)(f"case {name}: {error}") from error
+    except OSError as error:
+        raise BiasregError(
+            f"case {name}: {error} · files could not be read or written; mend that and run again"
+        ) from error
+    except MemoryError as error:
+        raise BiasregError(f"case {name}: out of memory · run again with fewer workers (-np)") from error
+    except BrokenExecutor:
+        raise
+    except Exception:
+        logger.error("case %s:", name)
+        raise
+
+
+def _prepare_worker() -> None:
+    """Keep each worker on one core, since the pool has one worker per core, and leave Ctrl-C to the parent."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _container_memory_gib() -> tuple[float, float]:
+    """Limit and use of memory in this container, in GiB; an infinite limit outside of containers."""
+    for limit, used in (
+        (CGROUP_FOLDER / "memory.max", CGROUP_FOLDER / "memory.current"),
+        (CGROUP_FOLDER / "memory" / "memory.limit_in_bytes", CGROUP_FOLDER / "memory" / "memory.usage_in_bytes"),
+    ):
+        try:
+            in_use = float(used.read_text()) - _reclaimable_bytes(used.with_name("memory.stat"))
+            return float(limit.read_text()) / GIB, in_use / GIB
+        except (OSError, ValueError):  # ValueError: the word "max", for no limit
+            continue
+    return float("inf"), 0.0
+
+
+def _reclaimable_bytes(path: Path) -> float:
+    """Files that were read and are still held in memory; they give way when memory is needed."""
+    statistics = dict(line.split() for line in path.read_text().splitlines())
+    return float(statistics.get("total_inactive_file", statistics.get("inactive_file", 0)))
