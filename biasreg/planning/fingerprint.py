@@ -72,18 +72,18 @@ class AlignmentScores:
     those of the other. All are from 0 to 1.
 
     Attributes:
-        reference: The case that it was aligned to: the reference case, or within subjects one of the same subject.
         case: The case that was aligned.
         none: Score in world coordinates as the headers state them.
         center: Score with the centres of the foreground boxes on each other.
         affine: Score after affine registration.
+        reference: The case that it was aligned to: the reference case, or within subjects one of the same subject.
     """
 
-    reference: str
     case: str
     none: float
     center: float
     affine: float
+    reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,18 +93,18 @@ class Fingerprint:
     Attributes:
         schema_version: Version of this record's layout.
         dataset_name: Full dataset name.
-        dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, subjects and modalities.
         reference_case: The case whose foreground extents are closest to the median; one with labels if there are any.
         cases: Facts per training case, sorted by identifier.
         alignment: Scores of a deterministic sample of pairs.
+        dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, subjects and modalities.
     """
 
     schema_version: int
     dataset_name: str
-    dataset_hash: str
     reference_case: str
     cases: tuple[CaseFingerprint, ...]
     alignment: tuple[AlignmentScores, ...]
+    dataset_hash: str = ""
 
 
 AlignmentMeasure = Callable[[Case, Case], AlignmentScores]
@@ -133,10 +133,10 @@ def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, e
     return Fingerprint(
         schema_version=FINGERPRINT_SCHEMA_VERSION,
         dataset_name=dataset.full_name,
-        dataset_hash=dataset_hash(dataset.json),
         reference_case=reference,
         cases=facts,
         alignment=scores,
+        dataset_hash=dataset_hash(dataset.json),
     )
 
 
@@ -149,9 +149,7 @@ def dataset_hash(json: DatasetJson) -> str:
     Returns:
         SHA-256, hex. Pairs, test pairs and descriptions do not enter it.
     """
-    return content_hash(
-        replace(json, name="", pairs=(), test_pairs=(), licence="", reference="", description=""),
-    )
+    return content_hash(replace(json, name="", pairs=(), test_pairs=(), licence="", reference="", description=""))
 
 
 def describe_case(case: Case, label_values: Sequence[int], modality: str | None = None) -> CaseFingerprint:

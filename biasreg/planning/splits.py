@@ -1,6 +1,6 @@
 """Cross-validation folds that never share a subject."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,22 @@ class Fold:
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
+
+
+def fits(folds: Sequence[Fold], subjects: Mapping[str, str]) -> bool:
+    """Tell whether folds are of these cases and keep subjects apart.
+
+    Args:
+        folds: The folds.
+        subjects: Subject of each case identifier.
+
+    Returns:
+        False also if a case is in no fold, or a fold has nothing to train on.
+    """
+    if {case for fold in folds for case in fold.train + fold.validation} != set(subjects):
+        return False
+    groups = [[{subjects[case] for case in part} for part in (fold.train, fold.validation)] for fold in folds]
+    return all(train and not train & validation for train, validation in groups)
 
 
 def make_splits(subjects: Mapping[str, str], folds: int = DEFAULT_FOLDS) -> tuple[Fold, ...]:
