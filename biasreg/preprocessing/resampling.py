@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from biasreg.core.geometry import Geometry
 
+HALF_VOXEL = 0.5 + 1e-6  # a sample on the very edge is inside, whichever way it is rounded
+
 
 def to_canonical(
     array: np.ndarray, geometry: Geometry, grid: Geometry, frame: np.ndarray, *, fill: float
@@ -34,6 +36,29 @@ def to_canonical(
     )
     sampled[~field_of_view(geometry, grid, frame)] = fill
     return sampled
+
+
+def shrink(array: np.ndarray, geometry: Geometry, spacing_mm: float) -> tuple[np.ndarray, Geometry]:
+    """Average blocks of whole voxels, as large as stay within a voxel size: a quick first step to a coarse grid.
+
+    Args:
+        array: Intensities, shape (X, Y, Z), on `geometry`; left-over voxels at the end of an axis are cut off.
+        geometry: Grid of the image.
+        spacing_mm: Largest side of a block.
+
+    Returns:
+        The means, float32, and their grid.
+    """
+    factors = [
+        max(1, min(int(spacing_mm / step), size)) for step, size in zip(geometry.spacing, geometry.shape, strict=True)
+    ]
+    counts = [size // factor for size, factor in zip(geometry.shape, factors, strict=True)]
+    cut = array[tuple(slice(count * factor) for count, factor in zip(counts, factors, strict=True))]
+    blocks = cut.reshape([number for pair in zip(counts, factors, strict=True) for number in pair])
+    to_fine = np.diag([*map(float, factors), 1.0])
+    to_fine[:3, 3] = (np.array(factors) - 1) / 2  # the middle of a block
+    means: np.ndarray = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+    return means, Geometry.from_affine(geometry.affine @ to_fine, counts)
 
 
 def labels_to_canonical(
@@ -62,17 +87,20 @@ def labels_to_canonical(
         if box is None:
             continue
         inner, outer = _label_boxes(box, labels.shape, grid.shape, matrix, sigma)
-        membership = ndimage.gaussian_filter((labels[inner] == value).astype(np.float32), sigma, mode="constant")
+        # Beyond the image's border a label goes on, as the image does; the field of view ends it half a voxel further.
+        membership = ndimage.gaussian_filter((labels[inner] == value).astype(np.float32), sigma, mode="nearest")
         start_in = np.array([part.start for part in inner])
         start_out = np.array([part.start for part in outer])
         shape_out = tuple(part.stop - part.start for part in outer)
         offset = matrix[:3, :3] @ start_out + matrix[:3, 3] - start_in
-        weight = ndimage.affine_transform(membership, matrix[:3, :3], offset, output_shape=shape_out, order=1)
+        weight = ndimage.affine_transform(
+            membership, matrix[:3, :3], offset, output_shape=shape_out, order=1, mode="nearest"
+        )
         total[outer] += weight
         wins = weight > best[outer]
         best[outer][wins] = weight[wins]
         classes[outer][wins] = index + 1
-    classes[1 - total > best] = 0
+    classes[(1 - total > best) | ~field_of_view(geometry, grid, frame)] = 0
     return classes
 
 
@@ -92,7 +120,7 @@ def field_of_view(geometry: Geometry, grid: Geometry, frame: np.ndarray) -> np.n
     steps = np.ogrid[tuple(slice(size) for size in grid.shape)]
     for axis, size in enumerate(geometry.shape):
         position = matrix[axis, 3] + sum(matrix[axis, other] * steps[other] for other in range(3))
-        inside &= (position >= -0.5) & (position <= size - 0.5)
+        inside &= (position >= -HALF_VOXEL) & (position <= size - 1 + HALF_VOXEL)
     return inside
 
 
