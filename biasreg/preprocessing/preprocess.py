@@ -1,28 +1,32 @@
 """From raw cases to arrays on the canonical grid; the same functions serve training and prediction."""
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from biasreg.core.dataset import Case, Dataset
-from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.errors import DatasetError
+from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, read_image, read_labels, write_image
+from biasreg.core.parallel import map_cases
+from biasreg.core.serialization import file_hash
 from biasreg.planning.fingerprint import Fingerprint, source_hash
 from biasreg.planning.foreground import foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.normalization import normalize
-from biasreg.preprocessing.prealign import foreground_center, register_affine, translation
+from biasreg.preprocessing.prealign import foreground_center, reference_image, register_affine, translation
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
     REFERENCE_FILE,
+    STAMP_FILE,
     StoredCase,
+    clear_folder,
+    find_stored_case,
     is_stamped,
     read_stored_case,
     write_case,
@@ -117,7 +121,8 @@ def preprocess_dataset(
 ) -> None:
     """Preprocess all training cases of a dataset into a folder.
 
-    Complete cases whose raw files have not changed are kept; a folder made with other plans is made anew.
+    Complete cases whose raw files have not changed are kept; a folder made with other plans, or aligned to another
+    reference image, is made anew.
 
     Args:
         dataset: The raw dataset.
@@ -125,27 +130,22 @@ def preprocess_dataset(
         plans: The preprocessing plans.
         folder: Where the cases go.
         executor: Where they are made.
+
+    Raises:
+        BiasregError: If a case cannot be read or stored; it is named, and those that are complete stay.
+        PlansError: If the folder holds files that were not made here.
     """
-    if folder.exists() and not is_stamped(folder, plans):
-        logger.info("the plans have changed: preprocessing anew in %s", folder)
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_stamp(folder, plans)
-    cases = dataset.cases("Tr")
-    _write_reference(cases, plans, folder)
-    pending = [case for case in cases if not _is_complete(folder, case)]
+    cases = {case.identifier: case for case in dataset.cases("Tr")}
+    _check_names(cases)
+    _open_folder(folder, plans, cases)
+    centers = shared_centers(fingerprint, dataset.json.pairing)
+    known = {name: (case, centers[name], plans, folder) for name, case in cases.items()}
+    complete = map_cases(_is_complete, known, executor, "looking at what is there")
+    pending = {name: arguments for name, arguments in known.items() if not complete[name]}
     if len(pending) < len(cases):
         logger.info("%d of %d cases are already preprocessed", len(cases) - len(pending), len(cases))
-    centers = shared_centers(fingerprint, dataset.json.pairing)
-    futures = [executor.submit(preprocess_case, case, centers[case.identifier], plans, folder) for case in pending]
-    try:
-        for future in tqdm(as_completed(futures), total=len(futures), desc="preprocessing", disable=None):
-            future.result()
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-    _report_outside([read_stored_case(folder, case.identifier) for case in cases])
+    map_cases(preprocess_case, pending, executor, "preprocessing")
+    _report([read_stored_case(folder, name) for name in cases], plans)
 
 
 def preprocess_case(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> StoredCase:
@@ -161,10 +161,12 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
         The stored record.
     """
     channels = [read_image(path) for path in case.images]
-    frame = read_frame_source(plans, folder).frame(channels[0], shared_center)
+    if case.identifier == plans.reference_case:
+        frame = translation(foreground_center(channels[0], plans.modality))  # as its image was brought into the frame
+    else:
+        frame = read_frame_source(plans, folder).frame(channels[0], shared_center)
     canonical = canonical_image(channels, frame, plans)
-    mask = canonical.mask
-    grid = canonical_grid(plans)
+    mask, grid = canonical.mask, canonical_grid(plans)
     if case.mask is not None:
         user_mask = read_labels(case.mask)
         mask = mask & (labels_to_canonical(user_mask.array > 0, user_mask.geometry, grid, frame, (1,)) > 0)
@@ -219,32 +221,49 @@ def shared_centers(fingerprint: Fingerprint, pairing: str) -> Mapping[str, tuple
     return {identifier: means[name] for identifier, name in group_of.items()}
 
 
-def _write_reference(cases: Sequence[Case], plans: PreprocessingPlans, folder: Path) -> None:
-    path = folder / REFERENCE_FILE
-    if plans.prealignment != "affine" or path.is_file():
-        return
-    case = next(case for case in cases if case.identifier == plans.reference_case)
-    image = read_image(case.images[0])
-    grid = canonical_grid(plans)
-    frame = translation(foreground_center(image, plans.modality))
-    minimum = float(image.array.min())
-    write_image(path, to_canonical(image.array, image.geometry, grid, frame, fill=minimum), grid)
+def _check_names(cases: Mapping[str, Case]) -> None:
+    """Refuse cases whose files would overwrite those of another case."""
+    for name in cases:
+        stem = name.removesuffix("_seg").removesuffix("_mask")
+        if f"{name}.json" == STAMP_FILE or (stem != name and stem in cases):
+            raise DatasetError(f"case {name}: its preprocessed files would have the name of others · rename the case")
 
 
-def _is_complete(folder: Path, case: Case) -> bool:
-    path = folder / f"{case.identifier}.json"
-    return path.is_file() and read_stored_case(folder, case.identifier).source_hash == source_hash(case)
+def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Case]) -> None:
+    """Make the folder ready: empty if it was made with other plans, with its stamp and the reference image."""
+    reference = cases[plans.reference_case] if plans.reference_case else None
+    reference_hash = file_hash(reference.images[0]) if reference else None
+    if not is_stamped(folder, plans, reference_hash):
+        if (folder / STAMP_FILE).is_file():
+            logger.info("the plans have changed: preprocessing anew in %s", folder)
+        clear_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_stamp(folder, plans, reference_hash)
+    if reference and not (folder / REFERENCE_FILE).is_file():
+        image = reference_image(read_image(reference.images[0]), plans.modality)
+        write_image(folder / REFERENCE_FILE, image.array, image.geometry)
+
+
+def _is_complete(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> bool:
+    record = find_stored_case(folder, case.identifier)
+    if record is None or (record.subject, record.modality) != (case.subject, case.modality):
+        return False
+    if plans.prealignment == "none" and not np.array_equal(np.array(record.frame), translation(shared_center)):
+        return False  # the centre that all share has moved
+    return record.source_hash == source_hash(case)
 
 
 def _fraction_outside(foreground: np.ndarray, geometry: Geometry, grid: Geometry, frame: np.ndarray) -> float:
-    points = apply_affine(np.linalg.inv(frame @ grid.affine) @ geometry.affine, np.argwhere(foreground))
-    outside = ((points < -0.5) | (points > np.array(grid.shape) - 0.5)).any(axis=1)
-    return float(outside.mean())
+    seen = field_of_view(grid, geometry, np.linalg.inv(frame))
+    return float(np.count_nonzero(foreground & ~seen) / np.count_nonzero(foreground))
 
 
-def _report_outside(records: Sequence[StoredCase]) -> None:
-    cut = [record for record in records if record.foreground_outside > OUTSIDE_NOTICE]
-    for record in cut:
-        logger.warning(
-            "case %s: %.1f %% of the anatomy lies outside the grid", record.identifier, 100 * record.foreground_outside
-        )
+def _report(records: Sequence[StoredCase], plans: PreprocessingPlans) -> None:
+    """Name the cases that a user should look at."""
+    for record in records:
+        if record.foreground_outside > OUTSIDE_NOTICE:
+            share = 100 * record.foreground_outside
+            logger.warning("case %s: %.1f %% of the anatomy lies outside the grid", record.identifier, share)
+        unmoved = np.array_equal(np.array(record.frame)[:3, :3], np.eye(3))
+        if plans.prealignment == "affine" and unmoved and record.identifier != plans.reference_case:
+            logger.warning("case %s: affine registration did not get beyond its start; look at it", record.identifier)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biasreg.core.errors import PlansError
+from biasreg.core.errors import PlansError, RecordError
 from biasreg.core.geometry import Geometry
 from biasreg.core.serialization import atomic_write, content_hash, read_record, write_record
 from biasreg.planning.plans import PreprocessingPlans
@@ -33,9 +33,11 @@ class PreprocessingStamp:
 
     Attributes:
         plans_hash: Content hash of the `PreprocessingPlans`.
+        reference_hash: Hash of the raw image that all cases are aligned to, when pre-alignment is affine.
     """
 
     plans_hash: str
+    reference_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,33 @@ def configuration_folder(dataset_folder: Path, plans_name: str, configuration: s
     return dataset_folder / f"{plans_name}_{configuration}"
 
 
-def write_stamp(folder: Path, plans: PreprocessingPlans) -> None:
+def write_stamp(folder: Path, plans: PreprocessingPlans, reference_hash: str | None = None) -> None:
     """Note in a folder which plans it is made with.
 
     Args:
         folder: Folder of preprocessed cases.
         plans: The plans.
+        reference_hash: Hash of the raw image that all cases are aligned to, when pre-alignment is affine.
     """
-    write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans)))
+    write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans), reference_hash))
 
 
-def is_stamped(folder: Path, plans: PreprocessingPlans) -> bool:
+def is_stamped(folder: Path, plans: PreprocessingPlans, reference_hash: str | None = None) -> bool:
     """Tell whether a folder was made with these plans.
 
     Args:
         folder: Folder of preprocessed cases.
         plans: The plans.
+        reference_hash: If given, the reference image must be that one.
 
     Returns:
         False also when the folder has no stamp.
     """
     path = folder / STAMP_FILE
-    return path.is_file() and read_record(path, PreprocessingStamp).plans_hash == content_hash(plans)
+    if not path.is_file():
+        return False
+    stamp = read_record(path, PreprocessingStamp)
+    return stamp.plans_hash == content_hash(plans) and reference_hash in (None, stamp.reference_hash)
 
 
 def check_stamp(folder: Path, plans: PreprocessingPlans, command: str) -> None:
@@ -120,6 +127,27 @@ def check_stamp(folder: Path, plans: PreprocessingPlans, command: str) -> None:
         raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · run `{command}`")
 
 
+def clear_folder(folder: Path) -> None:
+    """Remove all preprocessed cases from a folder, and nothing that is not ours.
+
+    Args:
+        folder: Folder of preprocessed cases; may be missing. Its stamp goes last, so that what is left after an
+            interruption is still known for what it is.
+
+    Raises:
+        PlansError: If the folder holds files but no stamp.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / STAMP_FILE).is_file():
+        raise PlansError(
+            f"the folder holds files but no {STAMP_FILE}, so it was not made here · {folder} · move it away"
+        )
+    ours = [path for pattern in ("*.npy", "*.json", f"*{REFERENCE_FILE}") for path in folder.glob(pattern)]
+    for path in sorted(ours, key=lambda path: path.name == STAMP_FILE):
+        path.unlink()
+
+
 def write_case(
     folder: Path, record: StoredCase, image: np.ndarray, mask: np.ndarray, labels: np.ndarray | None
 ) -> None:
@@ -131,12 +159,37 @@ def write_case(
         image: (C, X, Y, Z) in [0, 1].
         mask: (X, Y, Z), true where the image has values.
         labels: (X, Y, Z) classes, or None.
+
+    Raises:
+        OSError: If the disk is full or not writable; no half file is left.
     """
+    record_path, labels_path = (folder / f"{record.identifier}{ending}" for ending in (".json", "_seg.npy"))
+    record_path.unlink(missing_ok=True)  # while the arrays change, the case is not complete
     _write_array(folder / f"{record.identifier}.npy", image.astype(np.float16))
     _write_array(folder / f"{record.identifier}_mask.npy", mask.astype(np.uint8))
-    if labels is not None:
-        _write_array(folder / f"{record.identifier}_seg.npy", labels)
-    write_record(folder / f"{record.identifier}.json", record)
+    if labels is None:
+        labels_path.unlink(missing_ok=True)
+    else:
+        _write_array(labels_path, labels)
+    write_record(record_path, record)
+
+
+def find_stored_case(folder: Path, identifier: str) -> StoredCase | None:
+    """Read the record of a preprocessed case if all of its files are there.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        identifier: Case identifier.
+
+    Returns:
+        The record; None if a file is missing, or the record is damaged or of another version.
+    """
+    try:
+        record = read_record(folder / f"{identifier}.json", StoredCase)
+    except RecordError:
+        return None
+    endings = (".npy", "_mask.npy", "_seg.npy") if record.annotated else (".npy", "_mask.npy")
+    return record if all((folder / f"{identifier}{ending}").is_file() for ending in endings) else None
 
 
 def read_stored_case(folder: Path, identifier: str) -> StoredCase:
