@@ -131,7 +131,7 @@ def write_model(tmp_path: Path, configuration: Configuration) -> Callable[..., P
         )
         write_record(folder / "plans.json", plans)
         for fold in folds:
-            run = RunSettings("all" if fold == "all" else int(fold), 1, 1, 0)
+            run = RunSettings("all" if fold == "all" else int(fold), 1, 1, 0, "cases")
             identity = Identity(dataset, plans_name, name, changed, run)
             checkpoint = capture(identity, {}, shifting_network(changed, shift), None)
             for file in files:
@@ -148,7 +148,8 @@ def draw(geometry: Geometry, center: Sequence[float]) -> tuple[Image, Image]:
     core = np.linalg.norm(points - [6.0, -3.0, 4.0], axis=-1) < 7
     labels = np.where(core, 7, np.where(inside, 3, 0)).astype(np.uint8)
     smooth = np.clip(1.2 - np.sqrt(((points / RADII) ** 2).sum(-1)), 0, None)
-    array = np.where(labels > 0, 100 + 200 * smooth + 300 * core, 0).astype(np.float32)
+    texture = np.prod(np.sin(points / [4.0, 5.0, 4.5] + 1), axis=-1)
+    array = np.where(labels > 0, 200 + 200 * smooth + 150 * texture + 300 * core, 0).astype(np.float32)
     return Image(array, geometry), Image(labels, geometry)
 
 
