@@ -140,7 +140,7 @@ def objective(
     consistency_weight = weights.consistency * consistency_scale
     with torch.autocast(batch.fixed.device.type, enabled=False):
         terms = {
-            "similarity": _similarity(batch, displacement, settings),
+            "similarity": similarity_term(batch, displacement, settings),
             "smoothness": diffusion_loss(displacement, settings.spacing),
             "overlap": _overlap(batch, displacement, settings, generator),
             "segmentation": _segmentation(batch, output),
@@ -160,10 +160,18 @@ def objective(
     return Terms(total, {name: term.detach() for name, term in terms.items()}, displacement)
 
 
-def _similarity(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
+def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
     """Return the image term where both images have values; outside the moving image is 0, the images' minimum.
 
     The weight takes no gradient: the term must not fall by moving anatomy out of the image.
+
+    Args:
+        batch: The pairs.
+        displacement: (B, 3, X, Y, Z) in voxels, float32.
+        settings: Which similarity, and its window.
+
+    Returns:
+        A scalar; lower is better.
     """
     warped = warp(at_least_float32(batch.moving), displacement, padding="zeros")
     weight = batch.fixed_mask * warp(batch.moving_mask, displacement.detach(), padding="zeros")

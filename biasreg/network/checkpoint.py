@@ -28,12 +28,14 @@ class RunSettings:
         epochs: Number of epochs.
         iterations_per_epoch: Steps per epoch.
         seed: Seed of weights, batches and augmentation.
+        cases_hash: Content hash of the fold's cases: which were trained on and which held out.
     """
 
     fold: int | Literal["all"]
     epochs: int
     iterations_per_epoch: int
     seed: int
+    cases_hash: str
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,14 @@ def fits(folds: Sequence[Fold], subjects: Mapping[str, str]) -> bool:
     return all(train and not train & validation for train, validation in groups)
 
 
-def make_splits(subjects: Mapping[str, str], folds: int = DEFAULT_FOLDS) -> tuple[Fold, ...]:
-    """Split cases into folds by subject.
+def make_splits(
+    subjects: Mapping[str, str], pairs: Sequence[tuple[str, str]] = (), folds: int = DEFAULT_FOLDS
+) -> tuple[Fold, ...]:
+    """Split cases into folds by subject; subjects that a listed pair joins stay together.
 
     Args:
         subjects: Subject of each case identifier.
+        pairs: Listed pairs of cases, when the dataset trains on them alone.
         folds: Number of folds; fewer when there are fewer subjects.
 
     Returns:
@@ -53,6 +56,7 @@ def make_splits(subjects: Mapping[str, str], folds: int = DEFAULT_FOLDS) -> tupl
     Raises:
         DatasetError: If there are fewer than two subjects.
     """
+    subjects = _joined(subjects, pairs)
     unique = sorted(set(subjects.values()))
     if len(unique) < 2:
         raise DatasetError(
@@ -68,3 +72,12 @@ def make_splits(subjects: Mapping[str, str], folds: int = DEFAULT_FOLDS) -> tupl
         )
         for group in groups
     )
+
+
+def _joined(subjects: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Give all subjects that pairs join, directly or through others, one name."""
+    joined = dict(subjects)
+    for first, second in pairs:
+        kept, renamed = sorted((joined[first], joined[second]))
+        joined = {case: kept if subject == renamed else subject for case, subject in joined.items()}
+    return joined

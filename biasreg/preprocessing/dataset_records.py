@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -133,17 +134,18 @@ def current_fingerprint(path: Path, dataset: Dataset, executor: Executor) -> Fin
     return fingerprint if known == map_cases(source_hash, cases, executor, "looking for changes") else None
 
 
-def write_splits(path: Path, subjects: dict[str, str]) -> None:
-    """Write the folds, unless those that are there fit the cases.
+def write_splits(path: Path, subjects: dict[str, str], pairs: Sequence[tuple[str, str]] = ()) -> None:
+    """Write the folds, unless those that are there fit the cases; what does not fit is kept beside as `.bak`.
 
     Args:
         path: The file of the folds.
         subjects: Subject of each case identifier.
+        pairs: Listed pairs, when the dataset trains on them alone.
 
     Raises:
         DatasetError: If there are fewer than two subjects.
     """
-    folds = make_splits(subjects)
+    folds = make_splits(subjects, pairs)
     if path.is_file():
         try:
             known = from_json(tuple[Fold, ...], read_json(path), where=str(path))
@@ -153,5 +155,6 @@ def write_splits(path: Path, subjects: dict[str, str]) -> None:
             if fits(known, subjects):
                 logger.info("folds kept: %s", path)
                 return
-            logger.warning("the cases or their subjects have changed: the folds are made anew (%s)", path)
+            logger.warning("the folds do not fit the cases, or mix subjects: they are made anew (%s)", path)
+        path.replace(path.with_name(f"{path.name}.bak"))
     write_json(path, [to_json(fold) for fold in folds])

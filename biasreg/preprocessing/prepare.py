@@ -147,7 +147,12 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
     with atomic_write(folder / DATASET_FILE) as temporary:
         shutil.copyfile(dataset.folder / DATASET_FILE, temporary)
     write_record(folder / f"{options.plans_name}.json", plans)
-    write_splits(folder / SPLITS_FILE, {case.identifier: case.subject for case in fingerprint.cases})
+    listed = dataset.json.pairs if dataset.json.pairing == "listed" else ()
+    write_splits(
+        folder / SPLITS_FILE,
+        {case.identifier: case.subject for case in fingerprint.cases},
+        [(pair.moving, pair.fixed) for pair in listed],
+    )
     for topic, reason in plans.why.items():
         logger.info("%s: %s", topic, reason)
     chosen = plans.configurations[plans.default_configuration].preprocessing

@@ -98,14 +98,15 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
     folder = workspace.fold_folder(fold)
     checkpoint = _starting_point(folder, workspace.configuration, options)
     device = select_device(options.device)
+    data = read_fold_data(workspace, fold)
+    new_run = RunSettings(fold, *_length(workspace, options), content_hash(data.fold))
     identity = Identity(
         dataset_name=workspace.plans.dataset_name,
         plans_name=options.plans_name,
         configuration_name=workspace.configuration_name,
         configuration=workspace.configuration,
-        run=_run_settings(fold, workspace.configuration, options, checkpoint),
+        run=_run_settings(new_run, options, checkpoint),
     )
-    data = read_fold_data(workspace, fold)
     trainer = _build_trainer(workspace, data, Home(folder, identity), options, device)
     publish(workspace, fold)
     _clear(folder, everything=options.overwrite)
@@ -138,19 +139,26 @@ def _starting_point(folder: Path, configuration: Configuration, options: Trainin
     return None
 
 
-def _run_settings(
-    fold: FoldName, configuration: Configuration, options: TrainingOptions, checkpoint: Checkpoint | None
-) -> RunSettings:
-    """Take the run's settings from the checkpoint, or else from the options and the plans."""
+def _length(workspace: Workspace, options: TrainingOptions) -> tuple[int, int, int]:
+    """Epochs, iterations per epoch and seed of a new run."""
+    plans = workspace.configuration.training
+    return (
+        options.epochs or plans.epochs,
+        options.iterations_per_epoch or plans.iterations_per_epoch,
+        DEFAULT_SEED if options.seed is None else options.seed,
+    )
+
+
+def _run_settings(new: RunSettings, options: TrainingOptions, checkpoint: Checkpoint | None) -> RunSettings:
+    """Take the run's settings from the checkpoint to resume, or else those of a new run."""
     if checkpoint is None:
-        plans = configuration.training
-        return RunSettings(
-            fold=fold,
-            epochs=options.epochs or plans.epochs,
-            iterations_per_epoch=options.iterations_per_epoch or plans.iterations_per_epoch,
-            seed=DEFAULT_SEED if options.seed is None else options.seed,
-        )
+        return new
     run = checkpoint.identity.run
+    if run.cases_hash != new.cases_hash:
+        raise CheckpointError(
+            f"the cases of fold {run.fold} have changed since this run was started: held-out ones could enter "
+            "training · restore splits_final.json, or start anew with --overwrite"
+        )
     for name in ("epochs", "iterations_per_epoch", "seed"):
         asked, known = getattr(options, name), getattr(run, name)
         if asked is not None and asked != known:

@@ -8,11 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput
-from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput, similarity_term
 from biasreg.network.device import autocast
 from biasreg.spatial.jacobian import folding_fraction, jacobian_determinant
-from biasreg.spatial.warp import warp, warp_labels
+from biasreg.spatial.warp import warp_labels
 from biasreg.training.data import CaseSource, to_device
 from biasreg.training.sampling import Pair
 
@@ -80,6 +79,8 @@ class ValidationResult:
 
         A network whose output is not finite scores −∞.
         """
+        if any(pair.similarity_loss is None for pair in self.pairs):
+            return -math.inf
         if self.dice_after is not None and self.folding_fraction is not None:
             return self.dice_after - self.folding_fraction
         return -self.similarity_loss if self.similarity_loss is not None else -math.inf
@@ -128,7 +129,7 @@ def score_pair(
     with autocast(batch.moving.device):
         displacement = network(batch.moving, batch.fixed).displacement
     displacement = displacement.float()
-    warped = warp(batch.moving, displacement, padding="zeros")
+    loss = float(similarity_term(batch, displacement, settings))
     before = after = None
     if settings.num_labels > 1 and bool(batch.moving_annotated.all() & batch.fixed_annotated.all()):
         warped_labels = warp_labels(batch.moving_labels, displacement, range(1, settings.num_labels))
@@ -140,7 +141,7 @@ def score_pair(
         dice_before=before,
         dice_after=after,
         folding_fraction=float(folding_fraction(jacobian_determinant(displacement))),
-        similarity_loss=_similarity_loss(warped, batch.fixed, settings),
+        similarity_loss=loss if math.isfinite(loss) else None,
     )
 
 
@@ -179,14 +180,6 @@ def mean_dice(labels: Tensor, reference: Tensor, present: Tensor) -> float | Non
     if not counted.any():
         return None
     return float((2 * common[counted] / (sizes[0] + sizes[1])[counted]).mean())
-
-
-def _similarity_loss(warped: Tensor, fixed: Tensor, settings: ObjectiveSettings) -> float | None:
-    if settings.similarity == "mind":
-        loss = float(mind_ssc_loss(warped, fixed))
-    else:
-        loss = float(local_ncc_loss(warped, fixed, window=settings.window))
-    return loss if math.isfinite(loss) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

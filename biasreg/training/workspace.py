@@ -1,7 +1,7 @@
 """The folders of a training run: what it reads from the preprocessed data, and what its model folder holds."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -160,6 +160,7 @@ def read_fold_data(workspace: Workspace, fold: FoldName) -> FoldData:
     cases = read_fold(workspace, fold)
     records = {name: read_stored_case(workspace.cases_folder, name) for name in cases.train + cases.validation}
     subjects = {name: record.subject for name, record in records.items()}
+    _check_leakage(cases, subjects, workspace.dataset_folder / SPLITS_FILE)
     pairing, listed = workspace.plans.pairing, _read_listed_pairs(workspace)
     sampler = PairSampler({name: subjects[name] for name in cases.train}, pairing, listed)
     validation, held_out = choose_validation(
@@ -169,6 +170,15 @@ def read_fold_data(workspace: Workspace, fold: FoldName) -> FoldData:
     )
     annotated = {name: record.annotated for name, record in records.items()}
     return FoldData(cases, annotated, sampler, validation, held_out)
+
+
+def _check_leakage(fold: Fold, subjects: Mapping[str, str], path: Path) -> None:
+    shared = {subjects[case] for case in fold.train} & {subjects[case] for case in fold.validation}
+    if shared:
+        raise PlansError(
+            f"subject(s) {', '.join(sorted(shared))} are in training and in validation of one fold · {path} · keep all "
+            "cases of a subject on one side, or delete the file and plan again"
+        )
 
 
 def choose_validation(

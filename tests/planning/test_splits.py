@@ -23,3 +23,11 @@ def test_fewer_subjects_give_fewer_folds_and_one_is_refused():
 def test_the_order_of_cases_does_not_matter():
     subjects = {f"case{number}": f"case{number}" for number in range(11)}
     assert make_splits(subjects) == make_splits(dict(reversed(subjects.items())))
+
+
+def test_listed_pairs_stay_together():
+    subjects = {f"case{number}": f"case{number}" for number in range(20)}
+    pairs = [(f"case{2 * number}", f"case{2 * number + 1}") for number in range(10)]
+    for fold in make_splits(subjects, pairs):
+        assert all((first in fold.validation) == (second in fold.validation) for first, second in pairs)
+        assert fold.validation

@@ -23,7 +23,7 @@ from biasreg.training.optimization import build_optimizer
 
 @pytest.fixture
 def identity(configuration):
-    return Identity("Dataset901_Blobs", "tiny", "main", configuration, RunSettings("all", 2, 3, 0))
+    return Identity("Dataset901_Blobs", "tiny", "main", configuration, RunSettings("all", 2, 3, 0, "cases"))
 
 
 @pytest.fixture

@@ -231,3 +231,14 @@ def test_the_command_stops_at_signals_with_the_codes_of_shells_survives_a_kill_a
         assert checkpoint.progress["iteration"] >= 2 * (epochs + 1)
         epochs = len(checkpoint.progress["history"])
     assert [record.epoch for record in history(folder)] == list(range(1, epochs + 1))
+
+
+def test_a_run_is_not_resumed_on_other_cases(write_dataset):
+    roots = write_dataset(cases=6)
+    train_fold(roots, "901", 0, OPTIONS)
+    path = roots.preprocessed / "Dataset901_Blobs" / "splits_final.json"
+    folds = json.loads(path.read_text())
+    folds[0] = {"train": folds[0]["train"][1:], "validation": [*folds[0]["validation"], folds[0]["train"][0]]}
+    path.write_text(json.dumps(folds))
+    with pytest.raises(CheckpointError, match="cases of fold 0 have changed"):
+        train_fold(roots, "901", 0, replace(OPTIONS, resume=True))

@@ -36,7 +36,9 @@ def make_trainer(write_dataset, configuration, tmp_path):
         torch.manual_seed(0)
         network = build_network(configuration.network)
         (tmp_path / folder).mkdir(exist_ok=True)
-        identity = Identity("Dataset901_Blobs", "tiny", "main", configuration, RunSettings(0, EPOCHS, ITERATIONS, 0))
+        identity = Identity(
+            "Dataset901_Blobs", "tiny", "main", configuration, RunSettings(0, EPOCHS, ITERATIONS, 0, "cases")
+        )
         data = TrainingData(
             open_stream or (lambda start: open_batches(source, sampler, loader, start)),
             Validation(source, (("case2", "case3"),), "both", settings),

@@ -97,3 +97,11 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
     publish(other, 0)  # the fold itself is about to be overwritten
     with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
         publish(other, 1)
+
+
+def test_a_fold_with_a_subject_on_both_sides_is_refused_by_name(write_dataset):
+    workspace = open_workspace(write_dataset(cases=6), "901", "tiny", None)
+    path = workspace.cases_folder / "case0.json"
+    path.write_text(path.read_text().replace('"subject": "subject0"', '"subject": "subject5"'))
+    with pytest.raises(PlansError, match=r"subject5.*splits_final\.json"):
+        read_fold_data(workspace, 0)
