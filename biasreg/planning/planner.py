@@ -6,7 +6,7 @@ from typing import Literal
 from biasreg.core.dataset import DatasetJson
 from biasreg.core.errors import DatasetError
 from biasreg.core.serialization import content_hash
-from biasreg.planning import rules
+from biasreg.planning import grid_rules, rules
 from biasreg.planning.fingerprint import Fingerprint
 from biasreg.planning.memory import step_memory_gib, voxel_budget
 from biasreg.planning.plans import (
@@ -58,8 +58,11 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
         raise DatasetError(f"{fingerprint.dataset_name} has no training cases · add images to imagesTr")
     preset = rules.device_preset(target.device)
     preprocessing, stages, why = _plan_preprocessing(fingerprint, dataset, target, preset.value)
-    network, network_why = _plan_network(dataset, preprocessing, preset.value, stages)
-    training, training_why = _plan_training(fingerprint, preprocessing, preset.value)
+    has_labels = any(case.label_volumes_mm3 for case in fingerprint.cases)
+    # Labels that dataset.json names but no case shows cannot be learnt: then there is no segmentation head.
+    num_labels = len(preprocessing.label_values) + 1 if has_labels else 1
+    network, network_why = _plan_network(dataset, num_labels, preset.value, stages)
+    training, training_why = _plan_training(fingerprint, preprocessing, preset.value, has_labels=has_labels)
     voxels = preprocessing.patch_size[0] * preprocessing.patch_size[1] * preprocessing.patch_size[2]
     predicted = step_memory_gib(voxels, network.decoder_channels[0])
     coarsened = "coarsened" in why["spacing"]
@@ -90,35 +93,23 @@ def _plan_preprocessing(
 ) -> tuple[PreprocessingPlans, int, dict[str, str]]:
     cases = fingerprint.cases
     budget = voxel_budget(target.device, target.memory_gib, preset.decoder_channels[0])
-    field_of_view = rules.choose_field_of_view([case.foreground_extent_mm for case in cases])
-    spacings = [rules.world_spacing(case.geometry) for case in cases]
-    # A deeper pyramid needs a larger divisor, and so more padding: take the deepest that its own grid still allows.
-    for depth in range(preset.max_stages, 0, -1):
-        spacing = rules.choose_spacing(spacings, field_of_view.value, 2 ** (depth + 1), budget)
-        stages = rules.choose_stages(field_of_view.value, spacing.value, preset.max_stages)
-        if stages.value >= depth:
-            break
-    stages = stages._replace(value=depth)
-    patch_size = rules.choose_patch_size(field_of_view.value, spacing.value, 2 ** (stages.value + 1))
+    spacing, patch_size, stages, why = _plan_grid(fingerprint, budget, preset.max_stages)
     modality = rules.choose_modality([case.modality for case in cases])
+    # Further channels, such as the PET of a PET/CT, have a modality of their own.
+    kinds = [modality.value, *(dataset.channel_names[str(index)] for index in range(1, len(dataset.channel_names)))]
     normalization = [
-        rules.choose_normalization(modality.value, [case.channels[index] for case in cases])
-        for index in range(len(dataset.channel_names))
+        rules.choose_normalization(kind, [case.channels[index] for case in cases]) for index, kind in enumerate(kinds)
     ]
     prealignment = rules.choose_prealignment(fingerprint.alignment, dataset.pairing)
     labels = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
-    why = {
-        "field_of_view": field_of_view.why,
-        "spacing": spacing.why,
-        "stages": stages.why,
-        "patch_size": patch_size.why,
+    why |= {
         "modality": modality.why,
-        "normalization": normalization[0].why,
+        "normalization": "; ".join(dict.fromkeys(decision.why for decision in normalization)),
         "prealignment": prealignment.why,
     }
     plans = PreprocessingPlans(
-        spacing=spacing.value,
-        patch_size=patch_size.value,
+        spacing=spacing,
+        patch_size=patch_size,
         modality=modality.value,
         normalization=tuple(decision.value for decision in normalization),
         prealignment=prealignment.value,
@@ -126,13 +117,34 @@ def _plan_preprocessing(
         label_values=tuple(value for value, _ in labels),
         label_names=tuple(name for _, name in labels),
     )
-    return plans, stages.value, why
+    return plans, stages, why
+
+
+def _plan_grid(
+    fingerprint: Fingerprint, budget_voxels: int, max_stages: int
+) -> tuple[grid_rules.Triple, grid_rules.Shape, int, dict[str, str]]:
+    """Decide spacing, patch size and number of stages, which depend on each other."""
+    field_of_view = grid_rules.choose_field_of_view([case.foreground_extent_mm for case in fingerprint.cases])
+    spacings = [grid_rules.world_spacing(case.geometry) for case in fingerprint.cases]
+    # A deeper pyramid needs a larger divisor, and so more padding: take the deepest that its own grid still allows.
+    for depth in range(max_stages, 0, -1):
+        spacing = grid_rules.choose_spacing(spacings, field_of_view.value, 2 ** (depth + 1), budget_voxels)
+        stages = grid_rules.choose_stages(field_of_view.value, spacing.value, depth)
+        if stages.value == depth:
+            break
+    patch_size = grid_rules.choose_patch_size(field_of_view.value, spacing.value, 2 ** (stages.value + 1))
+    why = {
+        "field_of_view": field_of_view.why,
+        "spacing": spacing.why,
+        "stages": stages.why,
+        "patch_size": patch_size.why,
+    }
+    return spacing.value, patch_size.value, stages.value, why
 
 
 def _plan_network(
-    dataset: DatasetJson, preprocessing: PreprocessingPlans, preset: rules.DevicePreset, stages: int
+    dataset: DatasetJson, num_labels: int, preset: rules.DevicePreset, stages: int
 ) -> tuple[NetworkPlans, dict[str, str]]:
-    num_labels = len(preprocessing.label_values) + 1
     encoder = rules.choose_encoder(preset, stages)
     segmentation_level = rules.choose_segmentation_level(num_labels)
     integration = rules.choose_integration(dataset.pairing)
@@ -162,10 +174,9 @@ def _plan_network(
 
 
 def _plan_training(
-    fingerprint: Fingerprint, preprocessing: PreprocessingPlans, preset: rules.DevicePreset
+    fingerprint: Fingerprint, preprocessing: PreprocessingPlans, preset: rules.DevicePreset, *, has_labels: bool
 ) -> tuple[TrainingPlans, dict[str, str]]:
     similarity = rules.choose_similarity([case.modality for case in fingerprint.cases])
-    has_labels = any(case.label_volumes_mm3 for case in fingerprint.cases)
     supervised = 1.0 if has_labels else 0.0
     training = TrainingPlans(
         epochs=preset.epochs,

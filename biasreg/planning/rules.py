@@ -1,37 +1,19 @@
-"""The rules: each a pure function from facts to one decision and its reason."""
+"""The rules but for those of the grid: each a pure function from facts to one decision and its reason."""
 
 from collections.abc import Sequence
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from biasreg.core.geometry import Geometry
+from biasreg.planning.decision import Decision
 from biasreg.planning.fingerprint import AlignmentScores, ChannelStatistics
+from biasreg.planning.foreground import common_modality
 from biasreg.planning.plans import ChannelNormalization, EncoderPlans, PreAlignment, Similarity
 
-T = TypeVar("T")
-Triple = tuple[float, float, float]
-Shape = tuple[int, int, int]
-
-ANISOTROPY_THRESHOLD = 3.0  # nnU-Net's
-COARSENING_STEP = 1.02
-EXTENT_PERCENTILE = 95.0
-# The largest residual displacement expected after pre-alignment, as a fraction of the anatomy's extent: room for the
-# moving anatomy at each side of the grid.
-MARGIN_FRACTION = 0.04
-# The deepest features must still tell left from right and top from bottom.
-SMALLEST_DEEPEST_SIDE = 3
 PAPER_LEVELS = 4
 # A pre-alignment is taken when it raises the score (Dice or correlation) by this much over the simpler one.
 ALIGNMENT_GAIN = 0.02
 MANY_LABELS = 8
-
-
-class Decision(NamedTuple, Generic[T]):
-    """A decision and the reason for it."""
-
-    value: T
-    why: str
 
 
 class DevicePreset(NamedTuple):
@@ -82,114 +64,6 @@ def device_preset(device: Literal["cpu", "cuda"]) -> Decision[DevicePreset]:
     return Decision(GPU_PRESET, "the widths of VoCo-B and of the paper's decoders; 100,000 iterations")
 
 
-def world_spacing(geometry: Geometry) -> Triple:
-    """Find a grid's spacing along the world's axes.
-
-    Args:
-        geometry: The grid.
-
-    Returns:
-        Spacing in mm along x, y, z, each from the array axis that is closest to that world axis.
-    """
-    closest = np.abs(np.array(geometry.direction)).argmax(axis=1)
-    x, y, z = (geometry.spacing[axis] for axis in closest)
-    return x, y, z
-
-
-def choose_field_of_view(extents_mm: Sequence[Triple]) -> Decision[Triple]:
-    """Choose the field of view of the canonical grid: the 95th percentile of the anatomy's extents, plus a margin.
-
-    Registration needs the whole field of view at once, unlike segmentation; the percentile keeps one odd case from
-    dictating the grid of all others.
-
-    Args:
-        extents_mm: Foreground extent of each case along x, y, z in mm.
-
-    Returns:
-        Side lengths in mm.
-    """
-    base = np.percentile(np.array(extents_mm), EXTENT_PERCENTILE, axis=0)
-    x, y, z = (float(side) for side in base * (1 + 2 * MARGIN_FRACTION))
-    larger = sum(1 for extent in extents_mm if any(side > limit for side, limit in zip(extent, (x, y, z), strict=True)))
-    why = (
-        f"the 95th percentile of the anatomy's extent and {100 * MARGIN_FRACTION:.0f} % margin at each side; "
-        f"{larger} of {len(extents_mm)} cases are larger"
-    )
-    return Decision((x, y, z), why)
-
-
-def choose_spacing(
-    spacings: Sequence[Triple], field_of_view_mm: Triple, divisor: int, budget_voxels: int
-) -> Decision[Triple]:
-    """Choose the voxel size: nnU-Net's median and anisotropy rule, then coarser until the field of view fits.
-
-    The finest axis is coarsened first, so that voxels become isotropic before they become large. Never finer than the
-    data.
-
-    Args:
-        spacings: Spacing of each case along x, y, z in mm.
-        field_of_view_mm: Field of view that must fit.
-        divisor: The grid's sides are padded to multiples of this.
-        budget_voxels: Number of voxels that the device can train on.
-
-    Returns:
-        Spacing in mm along x, y, z.
-
-    Source:
-        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z) for the median and anisotropy rule.
-    """
-    data = np.array(spacings)
-    spacing = np.median(data, axis=0)
-    worst = int(spacing.argmax())
-    why = "median spacing of the cases"
-    if spacing[worst] / spacing.min() >= ANISOTROPY_THRESHOLD:
-        finer = np.percentile(data[:, worst], 10)
-        spacing[worst] = max(finer, np.delete(spacing, worst).max())
-        why += f", the 10th percentile along the coarse axis {'xyz'[worst]}"
-    started = spacing.copy()
-    while np.prod(_padded_shape(field_of_view_mm, spacing, divisor)) > budget_voxels:
-        finest = spacing <= spacing.min() * COARSENING_STEP
-        spacing[finest] *= COARSENING_STEP
-    if (spacing > started).any():
-        why += f", coarsened from {_millimetres(started)} until the field of view fits {budget_voxels} voxels"
-    x, y, z = (round(float(value), 4) for value in spacing)
-    return Decision((x, y, z), why)
-
-
-def choose_stages(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decision[int]:
-    """Choose the number of encoder stages: as many as leave three voxels along each side of the deepest features.
-
-    Args:
-        field_of_view_mm: Side lengths of the grid in mm.
-        spacing: Voxel size in mm.
-        max_stages: Largest number for this device.
-
-    Returns:
-        Number of stages, at least 1.
-    """
-    smallest = min(side / step for side, step in zip(field_of_view_mm, spacing, strict=True))
-    stages = int(np.floor(np.log2(max(smallest / SMALLEST_DEEPEST_SIDE, 4)))) - 1
-    chosen = max(1, min(stages, max_stages))
-    left = smallest / 2 ** (chosen + 1)
-    why = f"the smallest side has {smallest:.0f} voxels, so that {chosen} stage(s) leave {left:.1f}"
-    return Decision(chosen, why + (" (the device's limit)" if stages > max_stages else ""))
-
-
-def choose_patch_size(field_of_view_mm: Triple, spacing: Triple, divisor: int) -> Decision[Shape]:
-    """Choose the grid: the whole field of view, padded to a multiple of the network's divisor.
-
-    Args:
-        field_of_view_mm: Side lengths in mm.
-        spacing: Voxel size in mm.
-        divisor: Divisor of the network's input.
-
-    Returns:
-        Shape in voxels.
-    """
-    shape = _padded_shape(field_of_view_mm, np.array(spacing), divisor)
-    return Decision(shape, f"the whole field of view, padded to multiples of {divisor}")
-
-
 def choose_encoder(preset: DevicePreset, stages: int) -> Decision[EncoderPlans]:
     """Choose the encoder's shape.
 
@@ -234,15 +108,16 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: str) -> Deci
 
     Args:
         scores: Scores of the sample.
-        pairing: Pairing of the dataset; images of one subject keep their common world unless centring helps.
+        pairing: Pairing of the dataset. Images of one subject share their scanner's world and shape, so that they get
+            no affine map, and are centred only if that clearly helps: the headers then share no world after all.
 
     Returns:
         `none`, `center` or `affine`: the simplest that no other beats by 0.02.
     """
-    if pairing == "intra-subject":
-        return Decision("none", "images of one subject share the scanner's world")
+    within = pairing == "intra-subject"
     if not scores:
-        return Decision("center", "no sample to measure on")
+        why = "no sample to measure on" + ("; images of one subject share the scanner's world" if within else "")
+        return Decision("none" if within else "center", why)
     means = {
         "none": float(np.mean([score.none for score in scores])),
         "center": float(np.mean([score.center for score in scores])),
@@ -251,10 +126,11 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: str) -> Deci
     chosen: PreAlignment = "none"
     if means["center"] > means["none"] + ALIGNMENT_GAIN:
         chosen = "center"
-    if means["affine"] > means[chosen] + ALIGNMENT_GAIN:
+    if means["affine"] > means[chosen] + ALIGNMENT_GAIN and not within:
         chosen = "affine"
     measured = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-    return Decision(chosen, f"mean score of {len(scores)} cases against the reference case: {measured}")
+    against = "pairs within subjects; no affine map within a subject" if within else "cases against the reference case"
+    return Decision(chosen, f"mean score of {len(scores)} {against}: {measured}")
 
 
 def choose_modality(modalities: Sequence[str]) -> Decision[str]:
@@ -266,10 +142,11 @@ def choose_modality(modalities: Sequence[str]) -> Decision[str]:
     Returns:
         The common modality, or `mixed`.
     """
-    kinds = sorted(set(modalities))
-    if len(kinds) == 1:
-        return Decision(kinds[0], "all cases have it")
-    return Decision("mixed", f"cases of {', '.join(kinds)}: no physical intensity scale is assumed")
+    common = common_modality(modalities)
+    if common in modalities:
+        return Decision(common, "all cases have it")
+    kinds = ", ".join(sorted(set(modalities)))
+    return Decision(common, f"cases of {kinds}: no physical intensity scale is assumed")
 
 
 def choose_similarity(modalities: Sequence[str]) -> Decision[Similarity]:
@@ -334,12 +211,3 @@ def choose_segmentation_level(num_labels: int) -> Decision[int]:
 def registration_levels(stages: int) -> int:
     """Number of fields Φ: the paper's four, as far as the pyramid has that many levels."""
     return min(PAPER_LEVELS, stages + 2)
-
-
-def _padded_shape(field_of_view_mm: Triple, spacing: np.ndarray, divisor: int) -> Shape:
-    x, y, z = (int(count) * divisor for count in np.ceil(np.array(field_of_view_mm) / spacing / divisor - 1e-6))
-    return x, y, z
-
-
-def _millimetres(values: np.ndarray) -> str:
-    return "×".join(f"{value:g}" for value in values.round(3)) + " mm"

@@ -82,7 +82,7 @@ def test_labels_are_ordered_by_value_and_the_reference_is_kept_for_affine_only()
         make_fingerprint(*DATASETS["brain"]), make_dataset(pairing="intra-subject"), Target("cpu", 16.0)
     )
     preprocessing = within.configurations[within.default_configuration].preprocessing
-    assert (preprocessing.prealignment, preprocessing.reference_case) == ("none", None)
+    assert (preprocessing.prealignment, preprocessing.reference_case) == ("center", None)
 
 
 def test_without_labels_the_supervised_terms_have_no_weight():
