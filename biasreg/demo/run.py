@@ -43,7 +43,7 @@ class DemoOptions:
         num_workers: Processes of preprocessing.
     """
 
-    epochs: int = 6
+    epochs: int = 5
     iterations_per_epoch: int = 50
     seed: int = 0
     num_workers: int | None = None
