@@ -1,6 +1,7 @@
 """The command `biasreg_plan_experiment`."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from biasreg.cli.preparation import run_preparation
@@ -21,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    return run_preparation(DESCRIPTION, _step, argv)
+    return run_preparation(DESCRIPTION, _step, argv, plans=True)
 
 
-def _step(roots: Roots, dataset: str, options: "PrepareOptions") -> None:
+def _step(roots: Roots, dataset: str, options: "PrepareOptions", executor: Executor | None) -> None:
     from biasreg.preprocessing.prepare import plan_experiment
 
     plan_experiment(roots, dataset, options)
