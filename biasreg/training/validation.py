@@ -141,7 +141,7 @@ def score_pair(
         dice_before=before,
         dice_after=after,
         folding_fraction=float(folding_fraction(jacobian_determinant(displacement))),
-        similarity_loss=loss if math.isfinite(loss) else None,
+        similarity_loss=loss if math.isfinite(loss) and bool(displacement.isfinite().all()) else None,
     )
 
 

@@ -25,7 +25,7 @@ def smooth_field() -> Callable[..., Tensor]:
 
 @pytest.fixture
 def grid() -> Geometry:
-    return Geometry.centered((16, 14, 12), (1.0, 1.0, 1.0))
+    return Geometry.from_affine(np.eye(4), (16, 14, 12))
 
 
 @pytest.fixture
@@ -35,5 +35,17 @@ def oblique() -> Geometry:
     direction = np.array([[-cosine, -sine, 0.0], [-sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     affine = np.eye(4)
     affine[:3, :3] = direction * [1.2, 0.9, 2.0]
-    affine[:3, 3] = [9.0, -6.0, -7.0]
+    affine[:3, 3] = [16.5, 0.5, -1.5]
     return Geometry.from_affine(affine, (16, 18, 9))
+
+
+def box(geometry: Geometry, low_mm, high_mm) -> np.ndarray:
+    """Voxels whose centre lies in a box of the world, so that one box can be drawn on any grid."""
+    indices = np.moveaxis(np.indices(geometry.shape), 0, -1)
+    points = indices @ geometry.affine[:3, :3].T + geometry.affine[:3, 3]
+    return np.all((points > low_mm) & (points < high_mm), axis=-1)
+
+
+@pytest.fixture
+def draw_box() -> Callable[..., np.ndarray]:
+    return box
