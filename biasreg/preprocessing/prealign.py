@@ -12,9 +12,9 @@ import numpy as np
 from scipy import ndimage
 
 from biasreg.core.dataset import Case
-from biasreg.core.geometry import Geometry
+from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import Image, read_image, read_labels
-from biasreg.planning.fingerprint import AlignmentScores, world_box
+from biasreg.planning.fingerprint import AlignmentScores, index_corners, world_box
 from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.preprocessing.affine_registration import CoarseImage, register_coarse
 from biasreg.preprocessing.resampling import labels_to_canonical, shrink, to_canonical
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 COARSE_VOXELS = 40**3
 INTENSITY_PERCENTILES = (1, 99)
 SCORE_VOXELS_PER_SIDE = 48  # scores are counted on a grid of about this many voxels along the longest side
-SCORE_MARGIN = 1.25
 SCORE_BINS = 16
 
 
@@ -137,7 +136,7 @@ def measure_alignment(reference: Case, case: Case) -> AlignmentScores:
 
 
 def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
-    """Measure the mean Dice of the labels that two label maps share, around the fixed labels.
+    """Measure the mean Dice of the labels that two label maps share.
 
     Args:
         fixed: Fixed label map.
@@ -150,7 +149,9 @@ def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
     values = [int(value) for value in np.intersect1d(fixed.array, moving.array) if value > 0]
     if not values:
         return 0.0
-    grid, frame = _score_grid(fixed, bounding_box(fixed.array > 0))
+    boxes = [index_corners(image.geometry, bounding_box(image.array > 0)) for image in (fixed, moving)]
+    corners = np.concatenate([boxes[0], apply_affine(np.linalg.inv(matrix), boxes[1])])
+    grid, frame = _score_grid(corners, fixed.geometry)
     first = labels_to_canonical(fixed.array, fixed.geometry, grid, frame, values)
     second = labels_to_canonical(moving.array, moving.geometry, grid, matrix @ frame, values)
     scores = []
@@ -176,7 +177,8 @@ def intensity_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
     Source:
         Linfoot 1957, An informational measure of correlation (doi:10.1016/S0019-9958(57)90116-X).
     """
-    grid, frame = _score_grid(fixed, [(0, size) for size in fixed.geometry.shape])
+    whole = [(0, size) for size in fixed.geometry.shape]
+    grid, frame = _score_grid(index_corners(fixed.geometry, whole), fixed.geometry)
     first = to_canonical(fixed.array, fixed.geometry, grid, frame, fill=float(fixed.array.min()))
     second = to_canonical(moving.array, moving.geometry, grid, matrix @ frame, fill=float(moving.array.min()))
     joint = np.histogram2d(_ranks(first), _ranks(second), bins=SCORE_BINS)[0] / first.size
@@ -217,12 +219,11 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _score_grid(image: Image, box: Sequence[tuple[int, int]]) -> tuple[Geometry, np.ndarray]:
-    """Make the grid around an index box of an image, and its frame (canonical mm to the image's world)."""
-    center, sides = world_box(image.geometry, box)
-    extent = np.array(sides) * SCORE_MARGIN
-    spacing = max(float(extent.max()) / SCORE_VOXELS_PER_SIDE, min(image.geometry.spacing))
-    return Geometry.centered(_grid_shape(extent, spacing), (spacing,) * 3), translation(np.array(center))
+def _score_grid(points: np.ndarray, geometry: Geometry) -> tuple[Geometry, np.ndarray]:
+    """Make a grid that holds world points, no finer than an image's, and its frame (canonical mm to the world)."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    spacing = max(float((high - low).max()) / SCORE_VOXELS_PER_SIDE, min(geometry.spacing))
+    return Geometry.centered(_grid_shape(high - low, spacing), (spacing,) * 3), translation((low + high) / 2)
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
