@@ -4,7 +4,7 @@ import SimpleITK
 from scipy import ndimage
 
 from biasreg.core.geometry import Geometry
-from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
+from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, shrink, to_canonical
 
 GRID = Geometry.centered((14, 12, 10), (2.0, 2.0, 2.5))
 
@@ -127,3 +127,72 @@ def test_the_field_of_view_counts_voxels_whole():
     shifted = np.eye(4)
     shifted[0, 3] = 4.0
     assert field_of_view(native, grid, shifted).mean() == 0.5
+
+
+def test_a_sample_on_the_very_edge_is_inside_however_it_is_rounded(frame):
+    native = Geometry.centered((6, 6, 6), (0.3, 0.7, 1.1))
+    grid = Geometry.centered((7, 7, 7), (0.3, 0.7, 1.1))  # its outer centres lie on the native grid's faces
+    assert field_of_view(native, grid, np.eye(4)).all()
+    away = frame.copy()
+    away[:3, 3] = 1000
+    assert not field_of_view(native, grid, away).any()
+
+
+def test_a_label_at_the_border_reaches_to_the_border():
+    native = Geometry.centered((6, 6, 6), (2.0, 2.0, 2.0))
+    grid = Geometry.centered((16, 16, 16), (1.0, 1.0, 1.0))
+    labels = np.full(native.shape, 9, np.uint8)
+    result = labels_to_canonical(labels, native, grid, np.eye(4), (9,))
+    np.testing.assert_array_equal(result == 1, field_of_view(native, grid, np.eye(4)))
+    assert np.count_nonzero(result) == 12**3
+
+
+def test_labels_outside_the_grid_and_absent_ones_give_background(frame):
+    native = GEOMETRIES["oblique"]
+    labels = np.zeros(native.shape, np.uint8)
+    labels[2:5, 2:5, 2:5] = 4
+    away = frame.copy()
+    away[:3, 3] = 500.0
+    assert not labels_to_canonical(labels, native, GRID, away, (4,)).any()
+    assert not labels_to_canonical(labels, native, GRID, frame, (5, 7)).any()
+    assert not labels_to_canonical(labels, native, GRID, frame, ()).any()
+
+
+def test_many_labels_get_a_wider_type():
+    native = Geometry.centered((8, 8, 8), (1.0, 1.0, 1.0))
+    labels = np.arange(512).reshape(native.shape).astype(np.int32) * 5
+    values = tuple(range(5, 512 * 5, 5))
+    result = labels_to_canonical(labels, native, native, np.eye(4), values)
+    assert result.dtype == np.uint16
+    np.testing.assert_array_equal(result, labels // 5)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_an_image_of_coordinates_gives_the_world_position_of_each_sample(name, frame):
+    native = GEOMETRIES[name]
+    world = np.moveaxis(np.indices(native.shape), 0, -1) @ native.affine[:3, :3].T + native.affine[:3, 3]
+    # Smoothing keeps linear functions but near the border, so that only the inside is compared.
+    small = Geometry.centered((6, 5, 4), GRID.spacing)
+    expected = np.moveaxis(np.indices(small.shape), 0, -1) @ small.affine[:3, :3].T + small.affine[:3, 3]
+    expected = expected @ frame[:3, :3].T + frame[:3, 3]
+    for axis in range(3):
+        sampled = to_canonical(world[..., axis], native, small, frame, fill=np.nan)
+        np.testing.assert_allclose(sampled, expected[..., axis], atol=1e-3)
+
+
+def test_shrinking_averages_whole_blocks_and_stays_in_place():
+    native = geometry(rotation(20), (0.5, 1.0, 3.0), shape=(13, 9, 5))
+    world = np.moveaxis(np.indices(native.shape), 0, -1) @ native.affine[:3, :3].T + native.affine[:3, 3]
+    _, smaller = shrink(world[..., 0], native, 2.2)
+    assert smaller.shape == (3, 4, 5)
+    np.testing.assert_allclose(smaller.spacing, (2.0, 2.0, 3.0))
+    places = np.moveaxis(np.indices(smaller.shape), 0, -1) @ smaller.affine[:3, :3].T + smaller.affine[:3, 3]
+    for axis in range(3):
+        np.testing.assert_allclose(shrink(world[..., axis], native, 2.2)[0], places[..., axis], atol=1e-4)
+
+
+def test_shrinking_leaves_a_coarse_image_as_it_is(image):
+    native = GEOMETRIES["LPS"]
+    result, same = shrink(image, native, 2.0)
+    np.testing.assert_array_equal(result, image)
+    assert same.is_close(native)

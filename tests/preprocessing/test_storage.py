@@ -1,3 +1,6 @@
+import errno
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -39,3 +42,88 @@ def test_a_folder_made_with_other_plans_is_refused_with_the_command(tmp_path):
         storage.check_stamp(tmp_path, other, "make it")
     with pytest.raises(PlansError, match="case d is not preprocessed"):
         storage.read_stored_case(tmp_path, "d")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that stores the case, and its folder's file names and contents."""
+    storage.write_stamp(tmp_path, PLANS)
+
+    def write(value=0.5, labels=True):
+        array = np.full((4, 4, 4), value)
+        classes = np.ones(array.shape, np.uint8) if labels else None
+        storage.write_case(tmp_path, replace(RECORD, annotated=labels), array[None], array > 0, classes)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    return write
+
+
+def test_labels_of_an_earlier_run_do_not_survive_a_case_without_labels(write, tmp_path):
+    assert "c_seg.npy" in write()
+    assert "c_seg.npy" not in write(labels=False)
+    assert not storage.load_labels(tmp_path, "c").any()
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_full_disk_leaves_no_half_file_and_no_record(failing, write, tmp_path, monkeypatch):
+    before = write()
+    save, calls = np.save, []
+
+    def run_full(file, array):
+        calls.append(array)
+        if len(calls) == failing:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", run_full)
+    with pytest.raises(OSError, match="No space left"):
+        write(value=0.25)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == set(before) - {"c.json"}
+    assert storage.find_stored_case(tmp_path, "c") is None
+    for name in names - {"preprocessing.json"}:
+        np.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["c.npy", "c_mask.npy", "c_seg.npy", "c.json"])
+def test_a_case_is_complete_with_all_of_its_files(name, write, tmp_path):
+    write()
+    assert storage.find_stored_case(tmp_path, "c") == RECORD
+    (tmp_path / name).unlink()
+    assert storage.find_stored_case(tmp_path, "c") is None
+
+
+def test_a_damaged_record_or_one_of_another_version_is_no_case(write, tmp_path):
+    write()
+    (tmp_path / "c.json").write_text('{"identifier": "c"}')
+    assert storage.find_stored_case(tmp_path, "c") is None
+    (tmp_path / "c.json").write_text('{"identi')
+    assert storage.find_stored_case(tmp_path, "c") is None
+
+
+def test_a_folder_is_stamped_for_its_reference_image_too(tmp_path):
+    assert not storage.is_stamped(tmp_path, PLANS)
+    storage.write_stamp(tmp_path, PLANS, "hash of the reference")
+    assert storage.is_stamped(tmp_path, PLANS)
+    assert storage.is_stamped(tmp_path, PLANS, "hash of the reference")
+    assert not storage.is_stamped(tmp_path, PLANS, "hash of another")
+    storage.check_stamp(tmp_path, PLANS, "make it")
+
+
+def test_clearing_removes_what_was_made_here_and_nothing_else(write, tmp_path):
+    write()
+    (tmp_path / storage.REFERENCE_FILE).touch()
+    (tmp_path / ".1234-c.npy").touch()  # what a kill left behind
+    (tmp_path / "notes.txt").touch()
+    storage.clear_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_of_somebody_else_is_not_cleared(tmp_path):
+    storage.clear_folder(tmp_path / "missing")
+    storage.clear_folder(tmp_path)
+    (tmp_path / "thesis.npy").touch()
+    with pytest.raises(PlansError, match=r"not made here.*move it away"):
+        storage.clear_folder(tmp_path)
+    assert (tmp_path / "thesis.npy").is_file()
