@@ -1,8 +1,12 @@
+import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
 from biasreg.core.errors import DatasetError, PlansError
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import read_image, write_image
 from biasreg.core.serialization import read_json, write_json
 from biasreg.preprocessing import prepare
 from biasreg.preprocessing.prepare import PrepareOptions, extract_fingerprint, plan_and_preprocess, preprocess
@@ -61,3 +65,135 @@ def test_a_faulty_dataset_is_refused_before_anything_is_written(roots, raw_datas
     with pytest.raises(DatasetError, match=r"c1\.nii\.gz"):
         plan_and_preprocess(roots, "700", OPTIONS)
     assert not roots.preprocessed.exists()
+
+
+@pytest.fixture
+def folder(roots):
+    return roots.preprocessed / "Dataset700_Blobs"
+
+
+@pytest.fixture
+def change_dataset(roots):
+    def change(**fields):
+        path = roots.raw / "Dataset700_Blobs" / "dataset.json"
+        write_json(path, read_json(path) | fields)
+
+    return change
+
+
+def test_steps_after_a_change_of_the_dataset_name_the_command_to_run(roots, raw_dataset, change_dataset):
+    raw = raw_dataset()
+    plan_and_preprocess(roots, "700", OPTIONS)
+    change_dataset(pairing="intra-subject", subjects={"c1": "c0", "c3": "c2"})
+    for step in (prepare.plan_experiment, preprocess):
+        with pytest.raises(PlansError, match=r"has changed.*\(dataset\.json\).*biasreg_extract_fingerprint -d 700"):
+            step(roots, "700", OPTIONS)
+    image = read_image(raw / "imagesTr" / "c0_0000.nii.gz")
+    write_image(raw / "imagesTr" / "c9_0000.nii.gz", image.array, image.geometry)
+    with pytest.raises(PlansError, match=r"has changed.*cases c9"):
+        preprocess(roots, "700", OPTIONS)
+
+
+def test_a_change_of_dataset_json_is_followed_up_to_the_cases(roots, raw_dataset, change_dataset, folder):
+    raw_dataset()
+    first = plan_and_preprocess(roots, "700", OPTIONS)
+    assert first.pairing == "inter-subject"
+    change_dataset(pairing="intra-subject", subjects={"c1": "c0", "c3": "c2"}, description="of two people")
+    second = plan_and_preprocess(roots, "700", OPTIONS)
+    assert second.pairing == "intra-subject"
+    assert read_json(folder / "dataset.json")["description"] == "of two people"
+    cases = folder / f"biasregPlans_{second.default_configuration}"
+    assert read_json(cases / "c1.json")["subject"] == "c0"
+    (first_fold, _) = read_json(folder / "splits_final.json")
+    assert set(first_fold["validation"]) in ({"c0", "c1"}, {"c2", "c3"})
+
+
+def test_a_new_description_or_new_test_pairs_change_no_fact(roots, raw_dataset, change_dataset, folder, caplog):
+    raw_dataset()
+    plan_and_preprocess(roots, "700", OPTIONS)
+    change_dataset(description="new", test_pairs=[{"moving": "c0", "fixed": "c1"}])
+    with caplog.at_level(logging.INFO):
+        plan_and_preprocess(roots, "700", OPTIONS)
+    assert "fingerprint kept" in caplog.text
+    assert "4 of 4 cases are already preprocessed" in caplog.text
+    assert read_json(folder / "dataset.json")["test_pairs"]
+
+
+def test_plans_of_another_fingerprint_are_refused(roots, raw_dataset):
+    raw = raw_dataset()
+    plan_and_preprocess(roots, "700", OPTIONS)
+    (raw / "labelsTr" / "c1.nii.gz").unlink()
+    extract_fingerprint(roots, "700", OPTIONS)
+    with pytest.raises(PlansError, match=r"another fingerprint.*biasreg_plan_experiment -d 700"):
+        preprocess(roots, "700", OPTIONS)
+
+
+def test_planning_again_with_other_options_leaves_what_still_holds(roots, raw_dataset, folder, caplog):
+    raw_dataset()
+    first = plan_and_preprocess(roots, "700", OPTIONS)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*.np*")}
+    gpu = replace(OPTIONS, device="cuda", memory_gib=24.0)
+    with caplog.at_level(logging.INFO):
+        second = plan_and_preprocess(roots, "700", gpu)
+    same = (
+        first.configurations[first.default_configuration].preprocessing
+        == second.configurations[second.default_configuration].preprocessing
+    )
+    assert second.device == "cuda"
+    assert ({path: path.stat().st_mtime_ns for path in folder.rglob("*.np*")} == times) == same
+    assert ("4 of 4 cases are already preprocessed" in caplog.text) == same
+    plan_and_preprocess(roots, "700", replace(gpu, plans_name="gpu"))
+    assert {path.name for path in folder.glob("*Plans.json")} == {"biasregPlans.json"}
+    assert (folder / "gpu.json").is_file()
+
+
+def test_cases_of_a_resolution_that_is_no_longer_planned_are_named(roots, raw_dataset, folder, caplog):
+    raw_dataset()
+    plans = plan_and_preprocess(roots, "700", OPTIONS)
+    other = {"3d_fullres": "3d_lowres", "3d_lowres": "3d_fullres"}[plans.default_configuration]
+    (folder / f"biasregPlans_{other}").mkdir()
+    with caplog.at_level(logging.WARNING):
+        preprocess(roots, "700", OPTIONS)
+    assert f"biasregPlans_{other} belongs to earlier plans" in caplog.text
+
+
+def test_an_executor_of_the_caller_is_used_and_left_open(roots, raw_dataset, monkeypatch):
+    raw_dataset()
+    monkeypatch.setattr(prepare, "process_executor", None)
+    with ThreadPoolExecutor(1) as executor:
+        plan_and_preprocess(roots, "700", OPTIONS, executor)
+        assert executor.submit(len, "open").result() == 4
+
+
+def test_clean_makes_everything_anew(roots, raw_dataset, folder):
+    raw_dataset()
+    plan_and_preprocess(roots, "700", OPTIONS)
+    times = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    plan_and_preprocess(roots, "700", replace(OPTIONS, clean=True))
+    kept = {path.name for path, time in times.items() if path.stat().st_mtime_ns == time}
+    assert kept == {"splits_final.json"}
+
+
+def test_a_damaged_fingerprint_is_taken_anew(roots, raw_dataset, folder):
+    raw_dataset()
+    first = extract_fingerprint(roots, "700", OPTIONS)
+    for text in ('{"schema_version": 1}', "[]", "{"):
+        (folder / "dataset_fingerprint.json").write_text(text)
+        assert extract_fingerprint(roots, "700", OPTIONS) == first
+
+
+def test_a_raw_file_that_changes_after_the_fingerprint_is_preprocessed_anew(roots, raw_dataset, folder):
+    raw = raw_dataset()
+    plans = plan_and_preprocess(roots, "700", OPTIONS)
+    cases = folder / f"biasregPlans_{plans.default_configuration}"
+    times = {path: path.stat().st_mtime_ns for path in cases.glob("c?.json")}
+    reference = plans.configurations[plans.default_configuration].preprocessing.reference_case
+    name = next(f"c{number}" for number in range(4) if f"c{number}" != reference)
+    path = raw / "imagesTr" / f"{name}_0000.nii.gz"
+    image = read_image(path)
+    affine = image.geometry.affine
+    affine[0, 3] += 1.0
+    for file in (path, raw / "labelsTr" / f"{name}.nii.gz"):
+        write_image(file, read_image(file).array, Geometry.from_affine(affine, image.array.shape))
+    preprocess(roots, "700", OPTIONS)
+    assert {path.stem for path, time in times.items() if path.stat().st_mtime_ns != time} == {name}

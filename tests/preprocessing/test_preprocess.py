@@ -1,17 +1,19 @@
+import errno
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from biasreg.core.dataset import read_dataset
-from biasreg.core.errors import ImageError
-from biasreg.core.image_io import read_image, write_image
-from biasreg.planning.fingerprint import extract_fingerprint
+from biasreg.core.errors import BiasregError, DatasetError, ImageError, PlansError
+from biasreg.core.geometry import apply_affine
+from biasreg.core.image_io import read_image, read_labels, write_image
+from biasreg.planning.fingerprint import AlignmentScores, describe_case, extract_fingerprint
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
 from biasreg.preprocessing import storage
-from biasreg.preprocessing.prealign import measure_alignment
-from biasreg.preprocessing.preprocess import preprocess_dataset, shared_centers
+from biasreg.preprocessing.preprocess import canonical_grid, canonical_image, preprocess_dataset, shared_centers
 
 
 def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
@@ -27,6 +29,10 @@ def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
     )
 
 
+def no_scores(reference, case):
+    return AlignmentScores(case.identifier, 0.0, 0.0, 0.0, reference.identifier)
+
+
 @pytest.fixture
 def executor():
     with ThreadPoolExecutor(1) as pool:
@@ -36,7 +42,7 @@ def executor():
 @pytest.fixture
 def run(raw_dataset, tmp_path, executor):
     dataset = read_dataset(raw_dataset(unlabelled=(3,)))
-    fingerprint = extract_fingerprint(dataset, measure_alignment, executor)
+    fingerprint = extract_fingerprint(dataset, no_scores, executor)
 
     def run(plans):
         preprocess_dataset(dataset, fingerprint, plans, tmp_path / "out", executor)
@@ -101,10 +107,159 @@ def test_cases_without_labels_are_marked(run):
 
 def test_a_broken_file_stops_with_its_name(run):
     (run.dataset.folder / "imagesTr" / "c1_0000.nii.gz").write_bytes(b"broken")
-    with pytest.raises(ImageError, match="c1_0000"):
+    with pytest.raises(ImageError, match=r"case c1: .*c1_0000\.nii\.gz"):
         run(make_plans())
 
 
 def test_within_subjects_the_centre_is_shared_by_the_subject(run):
     assert len(set(shared_centers(run.fingerprint, "inter-subject").values())) == 1
     assert len(set(shared_centers(run.fingerprint, "intra-subject").values())) == 4
+
+
+@pytest.fixture
+def rerun(run):
+    """Return a function that runs again and returns the names of the cases that were made anew."""
+
+    def rerun(plans, change=lambda raw: None):
+        folder = run(plans)
+        before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+        change(run.dataset.folder)
+        run(plans)
+        return {path.stem for path in folder.glob("c?.json") if path.stat().st_mtime_ns != before[path]}
+
+    return rerun
+
+
+def rewrite(path, factor):
+    image = read_image(path)
+    write_image(path, image.array * factor, image.geometry)
+
+
+AFFINE = make_plans("affine", reference="c0")
+
+
+def test_another_reference_image_makes_all_cases_anew(rerun):
+    def change(raw):
+        rewrite(raw / "imagesTr" / "c0_0000.nii.gz", 2)
+
+    assert rerun(AFFINE, change) == {"c0", "c1", "c2", "c3"}
+
+
+def test_other_labels_of_the_reference_concern_that_case_alone(rerun):
+    assert rerun(AFFINE, lambda raw: (raw / "labelsTr" / "c0.nii.gz").unlink()) == {"c0"}
+
+
+def test_labels_that_are_taken_away_or_become_a_mask_are_noticed(rerun, run):
+    def change(raw):
+        (raw / "masksTr").mkdir()
+        (raw / "labelsTr" / "c1.nii.gz").rename(raw / "masksTr" / "c1.nii.gz")
+        (raw / "labelsTr" / "c2.nii.gz").unlink()
+
+    plans = make_plans()
+    assert rerun(plans, change) == {"c1", "c2"}
+    folder = run(plans)
+    assert not storage.read_stored_case(folder, "c2").annotated
+    assert not storage.load_labels(folder, "c2").any()
+    assert storage.load_mask(folder, "c1").mean() < storage.load_mask(folder, "c3").mean()
+
+
+def test_new_labels_are_noticed(rerun):
+    def change(raw):
+        labels = read_labels(raw / "labelsTr" / "c1.nii.gz")
+        write_image(raw / "labelsTr" / "c3.nii.gz", labels.array, labels.geometry)
+
+    assert rerun(make_plans(), change) == {"c3"}
+
+
+def test_a_deleted_array_is_made_again(rerun, tmp_path):
+    assert rerun(make_plans(), lambda raw: (tmp_path / "out" / "c2.npy").unlink()) == {"c2"}
+
+
+def test_a_centre_that_moved_moves_all_cases_that_share_it(run, executor, tmp_path):
+    plans = make_plans("none")
+    folder = run(plans)
+    first = np.array(storage.read_stored_case(folder, "c0").frame)
+    rewritten = run.fingerprint.cases[0]
+    moved = replace(rewritten, foreground_center=tuple(value + 4.0 for value in rewritten.foreground_center))
+    fingerprint = replace(run.fingerprint, cases=(moved, *run.fingerprint.cases[1:]))
+    preprocess_dataset(run.dataset, fingerprint, plans, folder, executor)
+    for name in ("c0", "c1", "c2", "c3"):
+        frame = np.array(storage.read_stored_case(folder, name).frame)
+        np.testing.assert_allclose(frame[:3, 3], first[:3, 3] + 1)
+
+
+def test_a_mask_of_the_user_limits_the_mask_of_values(run):
+    first = run.dataset.cases("Tr")[0]
+    image = read_image(first.images[0])
+    allowed = np.zeros(image.array.shape, np.uint8)
+    allowed[11:] = 1
+    write_image(run.dataset.folder / "masksTr" / "c0.nii.gz", allowed, image.geometry)
+    folder = run(make_plans())
+    grid = canonical_grid(make_plans())
+    mask = np.array(storage.load_mask(folder, "c0"))
+    frame = np.array(storage.read_stored_case(folder, "c0").frame)
+    world = apply_affine(frame @ grid.affine, np.argwhere(mask))
+    assert (apply_affine(np.linalg.inv(image.geometry.affine), world)[:, 0] > 10.4).all()
+    assert 0 < mask.sum() < storage.load_mask(folder, "c2").sum()
+
+
+def test_a_landmark_ends_where_the_frame_says(run):
+    folder = run(AFFINE)
+    grid = canonical_grid(AFFINE)
+    for name in ("c0", "c1", "c2"):
+        raw = read_labels(run.dataset.folder / "labelsTr" / f"{name}.nii.gz")
+        spot = apply_affine(raw.geometry.affine, np.argwhere(raw.array == 7)).mean(axis=0)
+        record = storage.read_stored_case(folder, name)
+        expected = apply_affine(np.linalg.inv(np.array(record.frame) @ grid.affine), spot)
+        found = np.argwhere(storage.load_labels(folder, name) == 2).mean(axis=0)
+        np.testing.assert_allclose(found, expected, atol=0.4)
+        assert record.geometry.is_close(raw.geometry)
+
+
+def test_the_share_of_anatomy_outside_the_grid_is_counted_in_its_voxels(run):
+    case = run.dataset.cases("Tr")[0]
+    channels = [read_image(path) for path in case.images]
+    center = np.eye(4)
+    center[:3, 3] = describe_case(case, (1, 7)).foreground_center
+    assert canonical_image(channels, center, make_plans(patch_size=(16, 16, 16))).foreground_outside == 0
+    half = center.copy()
+    half[0, 3] += 20.0  # the grid now begins at the middle of the blob
+    outside = canonical_image(channels, half, make_plans(patch_size=(16, 16, 16))).foreground_outside
+    assert outside == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("files", [("a", "a_mask"), ("a", "a_seg"), ("preprocessing", "a")])
+def test_cases_whose_files_would_collide_are_refused(files, run, executor, tmp_path):
+    images = run.dataset.folder / "imagesTr"
+    for number, name in enumerate(files):
+        (images / f"c{number}_0000.nii.gz").rename(images / f"{name}_0000.nii.gz")
+    with pytest.raises(DatasetError, match="rename the case"):
+        preprocess_dataset(run.dataset, run.fingerprint, make_plans(), tmp_path / "out", executor)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.npy").touch()
+    with pytest.raises(PlansError, match="not made here"):
+        run(make_plans())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.npy"]
+
+
+def test_a_full_disk_ends_the_run_naming_the_case_and_a_later_run_goes_on(run, monkeypatch, tmp_path):
+    save, calls = np.save, []
+
+    def run_full(file, array):
+        calls.append(array)
+        if len(calls) > 4:  # the first case and a part of the second
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", run_full)
+        with pytest.raises(BiasregError, match=r"case c1: .*No space left on device"):
+            run(make_plans())
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"preprocessing.json", "c0.json"}
+    done = (tmp_path / "out" / "c0.json").stat().st_mtime_ns
+    assert len(list(run(make_plans()).glob("c?.json"))) == 4
+    assert (tmp_path / "out" / "c0.json").stat().st_mtime_ns == done
