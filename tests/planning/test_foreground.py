@@ -1,6 +1,6 @@
 import numpy as np
 
-from biasreg.planning.foreground import bounding_box, foreground_mask
+from biasreg.planning.foreground import bounding_box, common_modality, foreground_mask
 
 
 def test_the_body_of_a_ct_is_its_largest_part_above_air():
@@ -19,3 +19,12 @@ def test_a_masked_image_is_what_lies_above_its_minimum():
 def test_a_cropped_box_and_an_empty_ct_are_all_foreground():
     assert foreground_mask(np.random.default_rng(0).random((6, 6, 6)), "MRI").all()
     assert foreground_mask(np.full((6, 6, 6), -1000.0), "CT").all()
+
+
+def test_a_constant_image_is_all_foreground():
+    assert foreground_mask(np.full((5, 5, 5), 3.0), "MRI").all()
+
+
+def test_the_common_modality_is_that_of_all_or_none():
+    assert common_modality(["CT", "CT"]) == "CT"
+    assert common_modality(["CT", "MRI", "CT"]) == "mixed"

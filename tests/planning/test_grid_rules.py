@@ -57,3 +57,36 @@ def test_the_pyramid_is_as_deep_as_the_smallest_side_allows(side, limit, stages)
 def test_spacing_is_given_along_the_axes_of_the_world():
     affine = np.array([[0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
     assert grid_rules.world_spacing(Geometry.from_affine(affine, (4, 4, 4))) == pytest.approx((3.0, 1.0, 2.0))
+
+
+def test_each_array_axis_counts_once_however_oblique_the_grid():
+    half = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]]) * [1.0, 4.0, 2.0]
+    assert sorted(grid_rules.world_spacing(Geometry.from_affine(affine, (4, 4, 4)))) == pytest.approx([1.0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize("step", [0.78125, 0.9765625, 1 / 3, 0.0123456789])
+@pytest.mark.parametrize("budget", [30**3, 10**9])
+def test_rounding_never_makes_voxels_finer_nor_the_grid_larger_than_the_budget(step, budget):
+    field_of_view = (97 * step, 64 * step, 51 * step)
+    spacing = grid_rules.choose_spacing([(step,) * 3] * 3, field_of_view, 8, budget).value
+    assert min(spacing) >= step
+    assert max(spacing) < step * (1.001 if budget == 10**9 else 4)
+    assert np.prod(grid_rules.choose_patch_size(field_of_view, spacing, 8).value) <= budget
+
+
+def test_headers_round_off_leaves_no_trace():
+    spacing = grid_rules.choose_spacing([(1.0000000149,) * 3] * 3, (50.0,) * 3, 8, 10**9).value
+    assert spacing == (1.0, 1.0, 1.0)
+
+
+def test_a_tiny_structure_gets_one_stage_and_a_grid_of_one_block():
+    stages = grid_rules.choose_stages((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), 4)
+    assert stages.value == 1
+    assert grid_rules.choose_patch_size((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), 4).value == (4, 4, 4)
+
+
+def test_the_devices_limit_of_depth_is_said():
+    assert "would not fit the device" in grid_rules.choose_stages((500.0,) * 3, (1.0,) * 3, 3).why
+    assert "would not fit the device" not in grid_rules.choose_stages((40.0,) * 3, (1.0,) * 3, 3).why

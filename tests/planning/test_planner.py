@@ -99,3 +99,32 @@ def test_the_same_facts_give_the_same_plans_and_no_cases_are_refused():
     assert first == second
     with pytest.raises(DatasetError, match="no training cases"):
         plan_experiment(replace(fingerprint, cases=()), make_dataset(), Target("cpu", 16.0))
+
+
+def test_each_channel_is_normalised_by_its_own_modality():
+    fingerprint = make_fingerprint(*DATASETS["brain"], modality="CT")
+    cases = tuple(replace(case, channels=case.channels * 2) for case in fingerprint.cases)
+    dataset = make_dataset(channel_names={"0": "CT", "1": "PET"})
+    plans = plan_experiment(replace(fingerprint, cases=cases), dataset, Target("cpu", 16.0))
+    configuration = plans.configurations[plans.default_configuration]
+    assert [plan.scheme for plan in configuration.preprocessing.normalization] == ["window", "percentile"]
+    assert configuration.network.in_channels == 2
+    assert "CT: one window" in plans.why["normalization"]
+    assert "PET: no physical scale" in plans.why["normalization"]
+
+
+def test_labels_that_no_case_shows_get_no_segmentation_head_but_stay_named():
+    plans = plan_experiment(make_fingerprint(*DATASETS["brain"], labelled=False), make_dataset(), Target("cpu", 16.0))
+    configuration = plans.configurations[plans.default_configuration]
+    assert configuration.network.num_labels == 1
+    assert configuration.preprocessing.label_values == (2, 4)
+
+
+def test_mixed_modalities_are_compared_by_mind_without_a_common_window():
+    fingerprint = make_fingerprint(*DATASETS["abdomen"], modality="CT")
+    cases = (replace(fingerprint.cases[0], modality="MRI"), *fingerprint.cases[1:])
+    plans = plan_experiment(replace(fingerprint, cases=cases), make_dataset(), Target("cuda", 24.0))
+    configuration = plans.configurations[plans.default_configuration]
+    assert configuration.preprocessing.modality == "mixed"
+    assert configuration.preprocessing.normalization[0].scheme == "percentile"
+    assert configuration.training.similarity == "mind"

@@ -1,7 +1,7 @@
 import pytest
 
 from biasreg.core.errors import DatasetError
-from biasreg.planning.splits import make_splits
+from biasreg.planning.splits import Fold, fits, make_splits
 
 
 def test_no_subject_is_in_both_parts_of_a_fold():
@@ -31,3 +31,26 @@ def test_listed_pairs_stay_together():
     for fold in make_splits(subjects, pairs):
         assert all((first in fold.validation) == (second in fold.validation) for first, second in pairs)
         assert fold.validation
+
+
+SUBJECTS = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}
+
+
+@pytest.mark.parametrize(
+    ("folds", "expected"),
+    [
+        ([Fold(("a1", "a2"), ("b1", "c1")), Fold(("b1", "c1"), ("a1", "a2"))], True),
+        ([Fold(("a1", "a2", "b1", "c1"), ())], True),
+        ([Fold(("a1", "b1"), ("a2", "c1"))], False),  # a subject on both sides
+        ([Fold(("a1", "a2"), ("b1",))], False),  # a case in no fold
+        ([Fold(("a1", "a2", "x"), ("b1", "c1"))], False),  # an unknown case
+        ([Fold((), ("a1", "a2", "b1", "c1"))], False),  # nothing to train on
+        ([], False),
+    ],
+)
+def test_folds_fit_if_they_are_of_these_cases_and_keep_subjects_apart(folds, expected):
+    assert fits(folds, SUBJECTS) == expected
+
+
+def test_folds_that_are_made_fit():
+    assert fits(make_splits(SUBJECTS), SUBJECTS)

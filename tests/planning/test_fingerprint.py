@@ -1,0 +1,249 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from biasreg.core.dataset import Case, read_dataset
+from biasreg.core.errors import ImageError
+from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.image_io import write_image
+from biasreg.core.serialization import from_json, to_json, write_json
+from biasreg.planning.fingerprint import (
+    AlignmentScores,
+    CaseFingerprint,
+    ChannelStatistics,
+    Fingerprint,
+    choose_reference,
+    dataset_hash,
+    describe_case,
+    extract_fingerprint,
+    index_corners,
+    sample_pairs,
+    source_hash,
+    world_box,
+)
+
+SHAPE = (20, 16, 12)
+
+
+def oblique(spacing=(1.0, 1.5, 2.0)):
+    cosine, sine = np.cos(np.radians(30)), np.sin(np.radians(30))
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) * spacing
+    affine[:3, 3] = [10.0, -20.0, 5.0]
+    return Geometry.from_affine(affine, SHAPE)
+
+
+@pytest.fixture
+def write_case(tmp_path):
+    def write(name="a", array=None, geometry=None, labels=None, modality="MRI", channels=1):
+        geometry = geometry or Geometry.centered(SHAPE, (1.0, 1.5, 2.0))
+        array = np.zeros(SHAPE, np.float32) if array is None else array
+        for channel in range(channels):
+            write_image(tmp_path / f"{name}_{channel:04d}.nii.gz", array + channel, geometry)
+        if labels is not None:
+            write_image(tmp_path / f"{name}_labels.nii.gz", labels, geometry)
+        images = tuple(tmp_path / f"{name}_{channel:04d}.nii.gz" for channel in range(channels))
+        return Case(
+            name, name, modality, images, tmp_path / f"{name}_labels.nii.gz" if labels is not None else None, None, None
+        )
+
+    return write
+
+
+def block(value=100.0, background=0.0):
+    array = np.full(SHAPE, background, np.float32)
+    array[4:12, 5:11, 3:9] = value + np.arange(8 * 6 * 6).reshape(8, 6, 6)
+    return array
+
+
+def test_the_box_of_an_oblique_grid_holds_its_voxels_whole():
+    geometry = oblique()
+    center, extent = world_box(geometry, [(2, 6), (3, 5), (1, 9)])
+    faces = [[start - 0.5, stop - 0.5] for start, stop in ((2, 6), (3, 5), (1, 9))]
+    corners = apply_affine(geometry.affine, [[x, y, z] for x in faces[0] for y in faces[1] for z in faces[2]])
+    np.testing.assert_allclose(np.array(center) - np.array(extent) / 2, corners.min(axis=0))
+    np.testing.assert_allclose(np.array(center) + np.array(extent) / 2, corners.max(axis=0))
+    assert extent[2] == pytest.approx(16.0)
+    assert extent[0] == pytest.approx(4 * np.cos(np.radians(30)) + 3 * np.sin(np.radians(30)))
+
+
+def test_the_corners_of_a_box_are_those_of_its_outer_voxels_faces():
+    corners = index_corners(Geometry.centered((4, 4, 4), (2.0, 2.0, 2.0)), [(0, 4)] * 3)
+    assert sorted({tuple(np.abs(corner)) for corner in corners}) == [(4.0, 4.0, 4.0)]
+    assert len({tuple(corner) for corner in corners}) == 8
+
+
+@pytest.mark.parametrize(
+    ("modality", "background", "extent"),
+    [("MRI", 0.0, (8.0, 9.0, 12.0)), ("CT", -1000.0, (8.0, 9.0, 12.0)), ("CT", 0.0, (20.0, 24.0, 24.0))],
+)
+def test_the_foreground_is_the_masked_part_the_body_or_the_whole_image(modality, background, extent, write_case):
+    facts = describe_case(write_case(array=block(background=background), modality=modality), ())
+    assert facts.foreground_extent_mm == pytest.approx(extent)
+
+
+def test_intensities_are_described_inside_the_foreground_and_per_channel(write_case):
+    first, second = describe_case(write_case(array=block(), channels=2), ()).channels
+    values = block()[block() > 0]
+    assert (first.minimum, first.maximum) == (values.min(), values.max())
+    assert first.percentiles == pytest.approx(np.percentile(values, (0.5, 1, 50, 99, 99.5)))
+    assert (first.mean, first.std) == pytest.approx((values.mean(), values.std()))
+    assert second.mean == pytest.approx(first.mean + 1)
+
+
+def test_labels_are_weighed_in_cubic_millimetres_by_their_value_in_the_file(write_case):
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[:2, :3, :4] = 2035
+    labels[5, 5, 5] = 7
+    facts = describe_case(write_case(array=block(), labels=labels), (7, 900, 2035))
+    assert facts.label_volumes_mm3 == {"7": 3.0, "2035": 72.0}
+    assert describe_case(write_case(array=block()), (7,)).label_volumes_mm3 is None
+
+
+def test_the_foreground_may_be_found_without_trusting_the_modality_of_the_case(write_case):
+    case = write_case(array=block(background=-1000.0) + np.arange(SHAPE[2]), modality="CT")
+    body, whole = describe_case(case, ()), describe_case(case, (), "mixed")
+    assert body.foreground_extent_mm == pytest.approx((8.0, 9.0, 12.0))
+    assert whole.foreground_extent_mm == pytest.approx((20.0, 24.0, 24.0))
+    assert whole.modality == "CT"
+
+
+def test_each_file_enters_the_hash_under_what_it_is(write_case, tmp_path):
+    case = write_case(array=block(), labels=np.ones(SHAPE, np.uint8))
+    as_mask = replace(case, labels=None, mask=case.labels)
+    hashes = {source_hash(case), source_hash(as_mask), source_hash(replace(case, labels=None))}
+    assert len(hashes) == 3
+    assert source_hash(case) == source_hash(write_case(array=block(), labels=np.ones(SHAPE, np.uint8)))
+    write_case(array=block() + 1)
+    assert source_hash(case) not in hashes
+
+
+def facts(name, extent, labelled=True):
+    statistics = ChannelStatistics(0.0, (0.0,) * 5, 1.0, 0.5, 0.1)
+    geometry = Geometry.centered(SHAPE, (1.0, 1.0, 1.0))
+    volumes = {"1": 5.0} if labelled else None
+    return CaseFingerprint(name, name, "MRI", geometry, (0.0, 0.0, 0.0), extent, (statistics,), volumes, "hash")
+
+
+def test_the_reference_is_the_most_typical_case_and_has_labels_if_any_has():
+    extents = {"a": (100.0,) * 3, "b": (50.0,) * 3, "c": (98.0,) * 3, "d": (200.0,) * 3, "e": (97.0,) * 3}
+    assert choose_reference([facts(name, extent) for name, extent in extents.items()]) == "c"
+    assert choose_reference([facts(name, extent, labelled=name in "bd") for name, extent in extents.items()]) == "b"
+    assert choose_reference([facts(name, extent, labelled=False) for name, extent in extents.items()]) == "c"
+    assert choose_reference([facts("z", (5.0,) * 3), facts("y", (5.0,) * 3)]) == "y"
+
+
+@pytest.fixture
+def cases(tmp_path):
+    def make(count, labelled=(), per_subject=1):
+        return [
+            Case(
+                f"c{number:02d}",
+                f"s{number // per_subject}",
+                "MRI",
+                (),
+                tmp_path if number in labelled else None,
+                None,
+                None,
+            )
+            for number in range(count)
+        ]
+
+    return make
+
+
+def identifiers(pairs):
+    return [(first.identifier, second.identifier) for first, second in pairs]
+
+
+def test_between_subjects_evenly_spaced_cases_are_laid_on_the_reference(cases):
+    pairs = identifiers(sample_pairs(cases(40), "c03", "inter-subject"))
+    assert len(pairs) == 8
+    assert {first for first, _ in pairs} == {"c03"}
+    others = [int(second[1:]) for _, second in pairs]
+    assert others == sorted(others)
+    assert (others[0], others[-1]) == (0, 39)
+    assert "c03" not in [second for _, second in pairs]
+    assert identifiers(sample_pairs(cases(3), "c01", "listed")) == [("c01", "c00"), ("c01", "c02")]
+    assert sample_pairs(cases(1), "c00", "inter-subject") == []
+
+
+def test_within_subjects_a_case_is_laid_on_the_first_of_its_subject(cases):
+    assert identifiers(sample_pairs(cases(6, per_subject=3), "c04", "intra-subject")) == [
+        ("c00", "c01"),
+        ("c00", "c02"),
+        ("c03", "c04"),
+        ("c03", "c05"),
+    ]
+    assert sample_pairs(cases(4), "c00", "intra-subject") == []
+
+
+def test_pairs_with_labels_are_preferred(cases):
+    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11)), "c07", "inter-subject"))
+    assert pairs == [("c07", "c03"), ("c07", "c11")]
+    assert len(sample_pairs(cases(20, labelled=(3,)), "c07", "inter-subject")) == 8
+
+
+@pytest.fixture
+def raw(tmp_path, write_case):
+    folder = tmp_path / "Dataset700_Tiny"
+    for number in range(3):
+        image = np.roll(block(), number, axis=0)
+        write_image(folder / "imagesTr" / f"c{number}.nii.gz", image, oblique())
+        write_image(folder / "labelsTr" / f"c{number}.nii.gz", (image > 0).astype(np.uint8), oblique())
+    content = {"name": "Tiny", "channel_names": {"0": "MRI"}, "labels": {"background": 0, "a": 1}}
+    write_json(folder / "dataset.json", content | {"file_ending": ".nii.gz", "pairing": "inter-subject"})
+    return folder
+
+
+def measure(reference, case):
+    assert reference.modality == case.modality
+    return AlignmentScores(case.identifier, 0.1, 0.2, 0.3, f"{reference.identifier} {case.modality}")
+
+
+def extract(folder):
+    with ThreadPoolExecutor(2) as executor:
+        return extract_fingerprint(read_dataset(folder), measure, executor)
+
+
+def test_the_same_files_give_the_same_facts_which_survive_being_written(raw):
+    first = extract(raw)
+    assert [case.identifier for case in first.cases] == ["c0", "c1", "c2"]
+    assert [scores.case for scores in first.alignment] == [
+        name for name in ("c0", "c1", "c2") if name != first.reference_case
+    ]
+    assert extract(raw) == first
+    assert from_json(Fingerprint, to_json(first)) == first
+
+
+def test_mixed_modalities_are_facts_of_the_cases_but_foreground_and_alignment_assume_none(raw):
+    path = raw / "dataset.json"
+    content = to_json(read_dataset(raw).json)
+    write_json(path, content | {"modalities": {"c0": "CT"}})
+    fingerprint = extract(raw)
+    assert [case.modality for case in fingerprint.cases] == ["CT", "MRI", "MRI"]
+    assert {scores.reference.split()[1] for scores in fingerprint.alignment} == {"mixed"}
+
+
+def test_a_broken_file_is_named_with_its_case(raw):
+    (raw / "imagesTr" / "c1.nii.gz").write_bytes(b"broken")
+    with pytest.raises(ImageError, match=r"case c1: .*c1\.nii\.gz"):
+        extract(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"description": "new", "licence": "CC0", "reference": "x"}, True),
+        ({"labels": {"background": 0, "b": 1}}, False),
+        ({"channel_names": {"0": "CT"}}, False),
+        ({"pairing": "intra-subject"}, False),
+        ({"subjects": {"c0": "s", "c1": "s"}}, False),
+        ({"modalities": {"c0": "CT"}}, False),
+    ],
+)
+def test_what_facts_and_plans_are_taken_from_enters_the_hash_of_dataset_json(changes, same, raw):
+    json = read_dataset(raw).json
+    assert (dataset_hash(replace(json, **changes)) == dataset_hash(json)) == same
