@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 GIB = 2.0**30
-# float32 image, its smoothed copy, foreground mask, coordinates and one label's membership at a time.
+# float32 image, its smoothed copy, foreground mask, coordinates and one label's membership at a time: 31 bytes were
+# measured for a CT of 26 million voxels with its labels, imports apart.
 BYTES_PER_RAW_VOXEL = 40.0
 IMPORTS_GIB = 0.4  # what an idle worker occupies
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
