@@ -122,7 +122,9 @@ def segmentation_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tens
     """Return cross-entropy plus soft Dice of a segmentation, over the annotated cases.
 
     Where the logits' grid is coarser than the labels', the target is the share of each class in each coarse voxel. Dice
-    is the mean over the foreground labels that a case shows.
+    is the mean over the foreground labels that a case shows. A label that a case does not show may be absent, or never
+    have been drawn: as background counts, for cross-entropy, the sum of the probabilities of background and of those
+    labels.
 
     Args:
         logits: (B, K, X', Y', Z').
@@ -134,6 +136,9 @@ def segmentation_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tens
 
     Raises:
         ValueError: On shapes that do not fit each other.
+
+    Source:
+        The marginal cross-entropy of partly labelled data: Shi et al., Medical Image Analysis 2021, arXiv:2007.03868.
     """
     require_volume(logits, "logits")
     _require_labels(labels, "labels")
@@ -148,9 +153,16 @@ def segmentation_loss(logits: Tensor, labels: Tensor, annotated: Tensor) -> Tens
         return logits.sum() * 0.0
     target = label_fractions(labels[cases], logits.shape[1], logits.shape[2:])
     log_probability = logits[cases].log_softmax(dim=1)
-    cross_entropy = -(target * log_probability).sum(dim=1).mean()
-    present = target.flatten(2).any(dim=2)[:, 1:]  # (B', K-1)
-    return cross_entropy + soft_dice_loss(log_probability[:, 1:].exp(), target[:, 1:], present)
+    shown = target.flatten(2).any(dim=2)[:, 1:]  # (B', K-1)
+    background = _log_background(log_probability, shown)
+    cross_entropy = -(target[:, :1] * background + (target * log_probability)[:, 1:].sum(dim=1, keepdim=True)).mean()
+    return cross_entropy + soft_dice_loss(log_probability[:, 1:].exp(), target[:, 1:], shown)
+
+
+def _log_background(log_probability: Tensor, shown: Tensor) -> Tensor:
+    """Return log of the probability of background or of a label that the case does not show, (B, 1, X, Y, Z)."""
+    others = F.pad(shown, (1, 0))[:, :, None, None, None]  # (B, K, 1, 1, 1), false for background
+    return log_probability.masked_fill(others, -torch.inf).logsumexp(dim=1, keepdim=True)
 
 
 def _labels_present(labels: Tensor, num_labels: int) -> Tensor:

@@ -89,6 +89,20 @@ def test_segmentation_of_the_right_answer_is_no_loss():
     assert loss.item() == pytest.approx(0, abs=1e-4)
 
 
+def test_a_label_that_a_case_does_not_show_may_be_found_in_its_background():
+    labels = random_labels(num_labels=3)  # label 3 is in neither case
+    logits = torch.randn(2, 4, *SHAPE, generator=torch.Generator().manual_seed(2))
+    annotated = torch.tensor([True, True])
+    exchanged = torch.where(labels == 0, logits[:, [3, 1, 2, 0]], logits)
+    torch.testing.assert_close(
+        segmentation_loss(exchanged, labels, annotated), segmentation_loss(logits, labels, annotated)
+    )
+    found = 50 * one_hot(torch.where(labels == 0, 3, labels), 4)
+    assert segmentation_loss(found, labels, annotated).item() == pytest.approx(0, abs=1e-4)
+    labels[0, 0, 0, 0, 0] = 3  # the first case shows it after all
+    assert segmentation_loss(found, labels, annotated) > 1
+
+
 def test_cases_without_annotation_are_ignored_by_the_segmentation_loss():
     logits = torch.randn(2, 4, 3, 2, 4, requires_grad=True)
     labels = random_labels()
