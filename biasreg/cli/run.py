@@ -6,7 +6,10 @@ from collections.abc import Callable
 
 from biasreg.core.errors import BiasregError
 
+logger = logging.getLogger(__name__)
+
 EXIT_DONE = 0
+EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -20,7 +23,8 @@ def run_command(function: Callable[[], int | None]) -> int:
 
     Returns:
         The function's code; the error's `exit_code` when it raised a `BiasregError`, whose text is then one line
-        `error: …` on stderr; 130 when interrupted. Any other exception is a fault of the program and is passed on.
+        `error: …` on stderr; 1, with such a line, when the system refused something (no permission, a full disk); 130
+        when interrupted. Any other exception is a fault of the program and is passed on.
     """
     _set_up_logging()
     try:
@@ -28,6 +32,10 @@ def run_command(function: Callable[[], int | None]) -> int:
     except BiasregError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        logger.debug("where it happened", exc_info=True)
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -32,6 +32,15 @@ def test_an_interruption_ends_with_130(capsys) -> None:
     assert "interrupted" in capsys.readouterr().err
 
 
+def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path, capsys) -> None:
+    path = tmp_path / "missing"
+    assert run_command(lambda: len(path.read_bytes())) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(path) in error
+    assert "Traceback" not in error
+
+
 def test_a_fault_of_the_program_is_passed_on() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
