@@ -55,7 +55,8 @@ def main() -> None:
         "patch_size": list(chosen.patch_size),
         "prealignment": chosen.prealignment,
     }
-    write_result(arguments.output, settings, results, device="cpu")
+    output = arguments.output or RESULTS / f"preprocessing_{dataset.full_name}.json"
+    write_result(output, settings, results, device="cpu")
 
 
 def measure(dataset: Dataset, planned: Path, plans: Plans, count: int) -> dict[str, list[float]]:
@@ -80,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=20, help="at most so many cases")
     parser.add_argument("--raw", type=Path, help="root of raw datasets")
     parser.add_argument("--preprocessed", type=Path, help="root of preprocessed data; nothing is written there")
-    parser.add_argument("--output", type=Path, default=RESULTS / "preprocessing.json", help="result file")
+    parser.add_argument("--output", type=Path, help="result file (default: preprocessing_DATASET.json in results/)")
     return parser.parse_args()
 
 

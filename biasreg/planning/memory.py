@@ -5,8 +5,8 @@ from typing import Literal
 # Peak memory of one training step (both images, the ARDC pass, gradients), per voxel of the grid and per channel of the
 # finest decoder features. Measured on the CPU build by `benchmarks/training_step.py`; the activations of level 0
 # dominate, so the figure holds from narrow to wide networks within about a factor of 1.5.
-BYTES_PER_VOXEL_AND_CHANNEL = 2100.0
-# A CPU is bounded by time, not by memory: with this many voxels the narrow network makes about one step a second
+BYTES_PER_VOXEL_AND_CHANNEL = 2250.0
+# A CPU is bounded by time, not by memory: with this many voxels a step of the narrow network takes about 1.8 seconds
 # on two cores.
 CPU_VOXEL_BUDGET = 80_000
 # Memory that is left to the framework, the weights and the optimiser.
