@@ -13,7 +13,7 @@ from biasreg.core.dataset import read_dataset
 from biasreg.core.serialization import write_record
 from biasreg.demo.dataset import make_phantom_dataset
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
-from biasreg.evaluation.records import Evaluation, MethodSummary, Statistic
+from biasreg.evaluation.records import Evaluation, MethodSummary, Sources, Statistic
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
 from biasreg.planning.fingerprint import extract_fingerprint
 from biasreg.planning.planner import Target, plan_experiment
@@ -102,7 +102,7 @@ def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
 def test_an_evaluation_is_collected_with_its_commands(run, tmp_path):
     dice = Statistic(mean=0.75, std=0.1, count=2)
     summary = MethodSummary("biasreg", 2, dice, None, None, None, None, None, None, unmeasured_hd95=0, labels=())
-    write_record(tmp_path / "summary.json", Evaluation(1, (summary,), (), ()))
+    write_record(tmp_path / "summary.json", Evaluation(2, Sources("/pairs", {"biasreg": "/out"}), (summary,), (), ()))
     write_predictions(tmp_path / "out")
     options = ("--name", "x", "--command", "biasreg_train 501 0", "--predictions", tmp_path / "out")
     result, _ = run("accuracy.py", tmp_path / "summary.json", *options)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from biasreg.core.dataset import DatasetJson
+from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.serialization import from_json
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
 from biasreg.preprocessing.storage import StoredCase

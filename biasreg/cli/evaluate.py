@@ -26,6 +26,8 @@ outputs (in OUTPUT, by default the folder of predictions):
   summary.txt    the table that is also printed
 
 A pair whose field is missing or cannot be used is named at the end and makes the exit code 1; the others are measured.
+Where no field can be measured, nothing is written. An earlier evaluation in OUTPUT is replaced only by one on the same
+references of the same folders of predictions, or of these and more.
 """
 
 

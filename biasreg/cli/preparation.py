@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Literal
 from biasreg.cli.arguments import add_roots, make_parser, roots_from
 from biasreg.cli.run import run_command
 from biasreg.core.errors import InputError
-from biasreg.core.parallel import total_memory_gib
+from biasreg.core.parallel import GIB, total_memory_gib
 from biasreg.core.paths import Roots
 
 if TYPE_CHECKING:
     from biasreg.preprocessing.prepare import PrepareOptions
-
-GIB = 2.0**30
 
 
 def run_preparation(

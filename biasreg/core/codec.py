@@ -1,10 +1,11 @@
 """Records to plain JSON data and back, by their annotations; `serialization.py` is the way in."""
 
 import dataclasses
+import json
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import numpy as np
@@ -13,12 +14,11 @@ from biasreg.core.errors import InputError
 
 
 class MismatchError(Exception):
-    """A value does not fit its annotation; `path` says which field."""
+    """Values do not fit their annotations; each fault is the path of a field and a message."""
 
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(message)
-        self.path = path
-        self.message = message
+    def __init__(self, *faults: tuple[str, str]) -> None:
+        super().__init__(*faults)
+        self.faults = faults
 
 
 def encode(value: Any, path: str) -> Any:
@@ -35,7 +35,7 @@ def encode(value: Any, path: str) -> Any:
         return {_key(key, path): encode(item, _join(path, str(key))) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [encode(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    raise MismatchError(path, f"{type(value).__name__} has no JSON form")
+    raise MismatchError((path, f"{type(value).__name__} has no JSON form"))
 
 
 def decode(annotation: Any, value: Any, path: str) -> Any:
@@ -52,21 +52,33 @@ def decode(annotation: Any, value: Any, path: str) -> Any:
 
 def _decode_record(cls: Any, value: Any, path: str) -> Any:
     if not isinstance(value, dict):
-        raise MismatchError(path, f"expected an object with the fields of {cls.__name__}, got {_short(value)}")
+        raise _mismatch(cls, value, path)
     annotations = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    unknown = sorted(set(value) - set(fields))
-    if unknown:
-        known = ", ".join(fields)
-        raise MismatchError(_join(path, unknown[0]), f"unknown field; remove or rename it (known: {known})")
-    missing = [name for name, field in fields.items() if name not in value and _is_required(field)]
-    if missing:
-        raise MismatchError(_join(path, missing[0]), "this field is missing; add it")
-    arguments = {name: decode(annotations[name], item, _join(path, name)) for name, item in value.items()}
+    unknown, missing = sorted(set(value) - set(fields)), [name for name in fields if name not in value]
+    faults = [
+        (_join(path, name), f"unknown field; remove or rename it (known: {', '.join(fields)})") for name in unknown
+    ]
+    faults += [(_join(path, name), "this field is missing; add it") for name in missing if _is_required(fields[name])]
+    given = {name: item for name, item in value.items() if name in fields}
+    decoded = _decode_all(((annotations[name], item, _join(path, name)) for name, item in given.items()), faults)
     try:
-        return cls(**arguments)
+        return cls(**dict(zip(given, decoded, strict=True)))
     except InputError as error:
-        raise MismatchError(path, str(error)) from error
+        raise MismatchError((path, str(error))) from error
+
+
+def _decode_all(items: Iterable[tuple[Any, Any, str]], faults: Iterable[tuple[str, str]] = ()) -> list[Any]:
+    """Decode values by annotation and path; the faults of all of them, and those known before, come as one error."""
+    decoded, found = [], list(faults)
+    for annotation, value, path in items:
+        try:
+            decoded.append(decode(annotation, value, path))
+        except MismatchError as error:
+            found += error.faults
+    if found:
+        raise MismatchError(*found)
+    return decoded
 
 
 def _decode_plain(annotation: Any, value: Any, path: str) -> Any:
@@ -82,15 +94,14 @@ def _decode_float(annotation: Any, value: Any, path: str) -> float:
     try:
         return _finite(float(value), path)
     except OverflowError:
-        raise MismatchError(path, f"expected a float, got a number beyond its range: {_short(value)}") from None
+        raise MismatchError((path, f"expected a finite number, got one beyond its range: {_short(value)}")) from None
 
 
 def _decode_literal(annotation: Any, value: Any, path: str) -> Any:
     for choice in get_args(annotation):
         if type(choice) is type(value) and choice == value:
             return choice
-    choices = ", ".join(repr(choice) for choice in get_args(annotation))
-    raise MismatchError(path, f"expected one of {choices}, got {_short(value)}")
+    raise _mismatch(annotation, value, path)
 
 
 def _decode_union(annotation: Any, value: Any, path: str) -> Any:
@@ -114,23 +125,25 @@ def _decode_tuple(annotation: Any, value: Any, path: str) -> tuple[Any, ...]:
     if len(members) == 2 and members[1] is Ellipsis:
         members = (members[0],) * len(value)
     if len(members) != len(value):
-        raise MismatchError(path, f"expected {len(members)} values, got {len(value)}: {_short(value)}")
+        raise MismatchError((path, f"expected {len(members)} values, got {len(value)}: {_short(value)}"))
     pairs = zip(members, value, strict=True)
-    return tuple(decode(member, item, f"{path}[{index}]") for index, (member, item) in enumerate(pairs))
+    return tuple(_decode_all((member, item, f"{path}[{index}]") for index, (member, item) in enumerate(pairs)))
 
 
 def _decode_list(annotation: Any, value: Any, path: str) -> list[Any]:
     if not isinstance(value, (list, tuple)):
         raise _mismatch(annotation, value, path)
     (member,) = get_args(annotation)
-    return [decode(member, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    return _decode_all((member, item, f"{path}[{index}]") for index, item in enumerate(value))
 
 
 def _decode_dict(annotation: Any, value: Any, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _mismatch(annotation, value, path)
     _, member = get_args(annotation)
-    return {_key(key, path): decode(member, item, _join(path, str(key))) for key, item in value.items()}
+    keys = [_key(key, path) for key in value]
+    decoded = _decode_all((member, item, _join(path, key)) for key, item in zip(keys, value.values(), strict=True))
+    return dict(zip(keys, decoded, strict=True))
 
 
 _DECODERS: dict[Any, Callable[[Any, Any, str], Any]] = {
@@ -148,6 +161,18 @@ _DECODERS: dict[Any, Callable[[Any, Any, str], Any]] = {
     dict: _decode_dict,
 }
 
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    type(None): "null",
+    None: "null",
+    float: "a number",
+    tuple: "a list",
+    list: "a list",
+    dict: "an object",
+}
+
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -155,24 +180,34 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 def _finite(value: float, path: str) -> float:
     if not math.isfinite(value):
-        raise MismatchError(path, f"expected a finite number, got {value}")
+        raise MismatchError((path, f"expected a finite number, got {value}"))
     return value
 
 
 def _key(key: Any, path: str) -> str:
     if not isinstance(key, str):
-        raise MismatchError(path, f"expected text as key, got {_short(key)}")
+        raise MismatchError((path, f"expected text as key, got {_short(key)}"))
     return key
 
 
 def _mismatch(annotation: Any, value: Any, path: str) -> MismatchError:
-    plain = isinstance(annotation, type) and get_origin(annotation) is None
-    name = annotation.__name__ if plain else str(annotation)
-    return MismatchError(path, f"expected {name}, got {_short(value)}")
+    return MismatchError((path, f"expected {_in_words(annotation)}, got {_short(value)}"))
+
+
+def _in_words(annotation: Any) -> str:
+    """Say in JSON's words, not Python's, what an annotation takes."""
+    if dataclasses.is_dataclass(annotation):
+        return f"an object with the fields {', '.join(field.name for field in dataclasses.fields(annotation))}"
+    kind, members = get_origin(annotation) or annotation, get_args(annotation)
+    if kind is Literal:
+        return f"one of {', '.join(_short(choice) for choice in members)}"
+    if kind in (Union, types.UnionType):
+        return " or ".join(_in_words(member) for member in members)
+    return _WORDS[kind]
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

@@ -3,61 +3,20 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from biasreg.core.errors import DatasetError, RecordError
-from biasreg.core.image_io import IMAGE_ENDINGS
+from biasreg.core.dataset_json import DATASET_FILE, DatasetJson
+from biasreg.core.errors import DatasetError, RecordError, format_faults
+from biasreg.core.image_io import IMAGE_ENDINGS, VOLUME_ENDINGS
 from biasreg.core.paths import split_dataset_name
 from biasreg.core.serialization import read_record
 
-Pairing = Literal["inter-subject", "intra-subject", "listed"]
 Split = Literal["Tr", "Ts"]
 SPLITS: tuple[Split, ...] = ("Tr", "Ts")
 
 _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
-
-
-@dataclass(frozen=True)
-class PairNames:
-    """Two cases, by identifier."""
-
-    moving: str
-    fixed: str
-
-
-@dataclass(frozen=True)
-class DatasetJson:
-    """What `dataset.json` says.
-
-    Attributes:
-        name: Name of the dataset.
-        channel_names: Name of each channel, by number: `{"0": "MRI"}`.
-        labels: Value of each label, by name; `background` is 0. Values need not be consecutive.
-        file_ending: Ending of all images and label maps, one of `IMAGE_ENDINGS`.
-        pairing: Which pairs make sense: of different subjects, of the same subject, or only the listed ones.
-        subjects: Subject of each case; a case that is not named is a subject of its own.
-        pairs: Training pairs, for `listed`.
-        modalities: Modality of each case, where cases differ.
-        test_pairs: Pairs to evaluate on.
-        licence: Licence of the data.
-        reference: Where the data come from.
-        description: Free text.
-    """
-
-    name: str
-    channel_names: dict[str, str]
-    labels: dict[str, int]
-    file_ending: str
-    pairing: Pairing
-    subjects: dict[str, str] = field(default_factory=dict)
-    pairs: tuple[PairNames, ...] = ()
-    modalities: dict[str, str] = field(default_factory=dict)
-    test_pairs: tuple[PairNames, ...] = ()
-    licence: str = ""
-    reference: str = ""
-    description: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,7 +91,7 @@ def read_dataset(folder: Path | str) -> Dataset:
     if not root.is_dir():
         raise DatasetError(f"{root}: there is no such dataset folder")
     split_dataset_name(root.absolute().name)
-    path = root / "dataset.json"
+    path = root / DATASET_FILE
     try:
         json = read_record(path, DatasetJson)
     except RecordError as error:
@@ -143,14 +102,6 @@ def read_dataset(folder: Path | str) -> Dataset:
     if faults:
         raise DatasetError(format_faults(path, faults))
     return Dataset(root, root.absolute().name, json)
-
-
-def format_faults(where: Path, faults: Iterable[str]) -> str:
-    """Return one message for all faults, one line each."""
-    lines = list(faults)
-    if len(lines) == 1:
-        return f"{where}: {lines[0]}"
-    return "\n".join([f"{where}: {len(lines)} faults:", *(f"  - {line}" for line in lines)])
 
 
 def scan_cases(folder: Path, json: DatasetJson, split: Split) -> tuple[tuple[Case, ...], list[str]]:
@@ -178,7 +129,7 @@ def group_channels(folder: Path, json: DatasetJson) -> tuple[dict[str, dict[int,
     faults = []
     count, wanted = len(json.channel_names), json.file_ending
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        ending = next((known for known in IMAGE_ENDINGS if path.name.lower().endswith(known)), None)
+        ending = next((known for known in VOLUME_ENDINGS if path.name.lower().endswith(known)), None)
         if ending is None or path.name.startswith("."):
             continue
         place = f"{folder.name}/{path.name}"

@@ -3,6 +3,9 @@
 A message says what is wrong, with both values, where (the file), and what to do.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
+
 
 class BiasregError(Exception):
     """Base of every error that biasreg raises on purpose."""
@@ -40,10 +43,6 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or does not belong to the plans at hand."""
 
 
-class WeightsError(InputError):
-    """Pretrained weights are missing or incomplete."""
-
-
 class ModelNotFoundError(InputError):
     """No trained model, or more than one, fits what was asked for."""
 
@@ -54,3 +53,11 @@ class TrainingError(BiasregError):
 
 class PredictionError(BiasregError):
     """One or more pairs could not be registered."""
+
+
+def format_faults(where: Path | str, faults: Iterable[str]) -> str:
+    """Return one message for all faults, one line each."""
+    lines = list(faults)
+    if len(lines) == 1:
+        return f"{where}: {lines[0]}"
+    return "\n".join([f"{where}: {len(lines)} faults:", *(f"  - {line}" for line in lines)])

@@ -16,6 +16,12 @@ from biasreg.core.geometry import Geometry
 logger = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd")
+VOLUME_ENDINGS = (
+    *IMAGE_ENDINGS,
+    *(".dcm", ".gipl", ".hdr", ".img", ".mgh", ".mgz", ".mif", ".mnc", ".nhdr", ".nii.bz2", ".npy", ".npz"),
+    *(".tif", ".tiff"),
+)
+"""Endings of files that hold volumes, those of formats that are not read included."""
 
 _LABEL_TYPES = (np.uint8, np.uint16, np.int32, np.int64)
 

@@ -11,6 +11,7 @@ import SimpleITK
 
 from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry, ras_to_lps
+from biasreg.core.paths import check_readable
 from biasreg.core.serialization import atomic_write
 
 
@@ -18,10 +19,9 @@ def read_information(path: Path) -> Any:
     """Read a file's header into a `SimpleITK.ImageFileReader`.
 
     Raises:
-        ImageError: The file is missing or damaged.
+        ImageError: The file is missing, unreadable or damaged.
     """
-    if not path.is_file():
-        raise ImageError(f"{path}: there is no such file")
+    check_readable(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -15,6 +15,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry
+from biasreg.core.paths import check_readable
 from biasreg.core.serialization import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 
 READ_ERRORS = (
-    OSError,  # missing, unreadable, not gzip, wrong checksum
+    OSError,  # not gzip, wrong checksum
     EOFError,  # gzip stream cut off
     zlib.error,  # gzip stream damaged
     ValueError,  # fewer bytes than the header promises
@@ -54,12 +55,11 @@ def load(path: Path) -> Any:
     """Open a NIfTI file; the voxels stay on disk.
 
     Raises:
-        ImageError: The file is missing, damaged, or not NIfTI.
+        ImageError: The file is missing, unreadable, damaged, or not NIfTI.
     """
+    check_readable(path)
     try:
         image = nibabel.load(path)
-    except FileNotFoundError:
-        raise ImageError(f"{path}: there is no such file") from None
     except READ_ERRORS as error:
         raise ImageError(
             f"{path}: cannot be read as NIfTI ({_one_line(error)}); the file is cut off, damaged, or no NIfTI"

@@ -1,33 +1,32 @@
 """Pairs of images to register or to evaluate, in any of the forms that users have them in."""
 
-import csv
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from biasreg.core.dataset import Case, format_faults, read_dataset
-from biasreg.core.errors import DatasetError, ImageError, RecordError
-from biasreg.core.image_io import IMAGE_ENDINGS, strip_ending
-from biasreg.core.serialization import from_json, read_json
+from biasreg.core.dataset import Case, read_dataset
+from biasreg.core.errors import DatasetError, RecordError, format_faults
+from biasreg.core.image_io import IMAGE_ENDINGS, VOLUME_ENDINGS
+from biasreg.core.pair_lists import ListedPair, read_csv_list, read_json_list
 
 logger = logging.getLogger(__name__)
 
 LIST_NAMES = ("pairs.json", "pairs.csv")
-CHANNEL_SEPARATOR = ";"
-"""Separates the files of several channels in one cell of `pairs.csv`."""
+RESERVED_NAMES = ("summary", "scores")
+"""Files of an evaluation are called so; they may lie in the folder of the predictions."""
 
 _FORMS = (
     "use <pair>_moving.nii.gz with <pair>_fixed.nii.gz, a sub-folder per pair with moving.nii.gz and fixed.nii.gz,"
     " a pairs.json or pairs.csv, or a raw dataset with test_pairs"
 )
 _ROLE = r"(?P<role>moving_seg|fixed_seg|moving_points|fixed_points|fixed_mask|moving|fixed)"
-_FLAT_NAME = re.compile(rf"(?P<pair>.+)_{_ROLE}(_(?P<channel>\d{{4}}))?")
-_FOLDER_NAME = re.compile(rf"{_ROLE}(_(?P<channel>\d{{4}}))?")
-_FREE_FOLDER_NAME = re.compile(r"(?P<role>moving|fixed)(?!_mask).*?(_(?P<channel>\d{4}))?")
-_CHANNEL_SUFFIX = re.compile(r"_\d{4}$")
+# Roles in capitals are matched too, so that they can be reported.
+_FLAT_NAME = re.compile(rf"(?P<pair>.+)_{_ROLE}(_(?P<channel>\d{{4}}))?", re.IGNORECASE)
+_FOLDER_NAME = re.compile(rf"{_ROLE}(_(?P<channel>\d{{4}}))?", re.IGNORECASE)
+_FREE_FOLDER_NAME = re.compile(r"(?P<role>moving|fixed)(?!_mask).*?(_(?P<channel>\d{4}))?", re.IGNORECASE)
 _NAMES_SHOWN = 12
 
 _Files = dict[str, dict[int, list[Path]]]
@@ -60,24 +59,34 @@ class PairFiles:
 
 
 @dataclass(frozen=True)
-class _ListedPair:
-    """One entry of `pairs.json` or `pairs.csv`; paths are relative to that file."""
+class FoundPairs:
+    """What a folder or a list of pairs holds.
 
-    moving: str | tuple[str, ...]
-    fixed: str | tuple[str, ...]
-    id: str | None = None
-    moving_seg: str | None = None
-    fixed_seg: str | None = None
-    moving_points: str | None = None
-    fixed_points: str | None = None
-    fixed_mask: str | None = None
+    Attributes:
+        pairs: The complete pairs, with different identifiers.
+        faults: What is wrong with each pair that is not complete, by its identifier.
+    """
+
+    pairs: tuple[PairFiles, ...]
+    faults: dict[str, str]
+
+
+@dataclass
+class _SortedFiles:
+    """The files of a folder by pair, the faults of their names, and the files that belong to no pair."""
+
+    groups: defaultdict[str, _Files] = field(
+        default_factory=lambda: defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+    )
+    faults: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    unused: list[Path] = field(default_factory=list)
 
 
 # In the order of the fields of PairFiles.
 _OPTIONAL_ROLES = ("moving_seg", "fixed_seg", "moving_points", "fixed_points", "fixed_mask")
 
 
-def read_pairs(source: Path | str) -> tuple[PairFiles, ...]:
+def read_pairs(source: Path | str) -> FoundPairs:
     """Find the pairs that a folder or a file means.
 
     Args:
@@ -86,52 +95,79 @@ def read_pairs(source: Path | str) -> tuple[PairFiles, ...]:
             are taken.
 
     Returns:
-        The pairs, at least one, with different identifiers.
+        The complete pairs, at least one, and the faults of the others.
 
     Raises:
-        DatasetError: There is no pair, half a pair, a doubled pair or file, or a listed file is missing.
+        DatasetError: There is no complete pair, two have the same name, or a list or dataset cannot be read.
     """
     path = Path(source)
     if path.is_file():
-        pairs = _read_list(path)
+        found = _read_list(path)
     elif not path.is_dir():
         raise DatasetError(f"{path}: there is no such file or folder; give the pairs to register")
     elif (path / "dataset.json").is_file():
-        pairs = _read_test_pairs(path)
+        found = _read_test_pairs(path)
     else:
         lists = [path / name for name in LIST_NAMES if (path / name).is_file()]
         if len(lists) > 1:
             raise DatasetError(f"{path}: holds both pairs.json and pairs.csv; keep one, or name the one that counts")
-        pairs = _read_list(lists[0]) if lists else _read_folder(path)
-    doubled = [name for name, count in Counter(pair.identifier for pair in pairs).items() if count > 1]
-    if doubled:
-        raise DatasetError(f"{path}: pairs named twice: {', '.join(doubled)}; give each pair its own name (id)")
-    return pairs
+        found = _read_list(lists[0]) if lists else _read_folder(path)
+    if not found.pairs:
+        raise DatasetError(format_faults(path, (f"pair {name}: {fault}" for name, fault in found.faults.items())))
+    return found
 
 
-def _read_folder(folder: Path) -> tuple[PairFiles, ...]:
-    groups: dict[str, _Files] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    unused: list[str] = []
+def _read_folder(folder: Path) -> FoundPairs:
     items = _visible(folder)
+    files = _SortedFiles()
     for item in items:
-        members = _visible(item) if item.is_dir() else [item]
-        for file in members:
-            match = _match_name(file.name, inside=item.is_dir())
-            if match is None:
-                unused += [str(file.relative_to(folder))] if _ending(file.name) else []
-                continue
-            pair = item.name if item.is_dir() else match["pair"]
-            groups[pair][match["role"]][int(match["channel"] or 0)].append(file)
-    if not groups:
+        for file in _visible(item) if item.is_dir() else [item]:
+            _sort_file(file, item.name if item.is_dir() else None, files)
+    if not files.groups:
         seen = ", ".join(item.name for item in items[:_NAMES_SHOWN]) or "nothing"
         more = f" and {len(items) - _NAMES_SHOWN} more" if len(items) > _NAMES_SHOWN else ""
         raise DatasetError(f"{folder}: holds no pair (seen: {seen}{more}); {_FORMS}")
-    faults = [fault for name in sorted(groups) for fault in _group_faults(name, groups[name])]
-    if faults:
-        raise DatasetError(format_faults(folder, faults))
-    if unused:
-        logger.warning("%s: belong to no pair and are not used: %s", folder, ", ".join(unused))
-    return tuple(_pair_of_group(name, groups[name]) for name in sorted(groups))
+    if files.unused:
+        names = ", ".join(str(file.relative_to(folder)) for file in files.unused)
+        logger.warning("%s: belong to no pair and are not used: %s", folder, names)
+    for name in _folders_without_images(items, files.groups):
+        files.faults[name].append("its folder holds no image; put moving and fixed there, or remove the folder")
+    for name, group in files.groups.items():
+        files.faults[name] += _group_faults(group)
+    complete = [name for name in sorted(files.groups) if not files.faults[name]]
+    return _divide((_pair_of_group(name, files.groups[name]) for name in complete), files.faults)
+
+
+def _sort_file(file: Path, pair: str | None, files: _SortedFiles) -> None:
+    """Put a file where it belongs; `pair` is the name of its folder, None in a flat folder."""
+    match = _match_name(file.name, inside=pair is not None)
+    if match is None:
+        files.unused += [file] if file.name.lower().endswith((*VOLUME_ENDINGS, ".csv")) else []
+        return
+    name, role = pair or match["pair"], match["role"].lower()
+    if role != match["role"]:
+        files.faults[name].append(f"{file.name}: '{match['role']}' must be written '{role}'; rename the file")
+    files.groups[name][role][int(match["channel"] or 0)].append(file)
+
+
+def _folders_without_images(items: Sequence[Path], groups: Mapping[str, _Files]) -> list[str]:
+    """Find sub-folders that should be pairs: those without any image, where others are pairs."""
+    folders = [item for item in items if item.is_dir()]
+    if not any(item.name in groups for item in folders):
+        return []
+    return [item.name for item in folders if not any(_ending(file.name) for file in _visible(item))]
+
+
+def _divide(pairs: Iterable[PairFiles], faults: Mapping[str, Sequence[str]]) -> FoundPairs:
+    """Put complete pairs and faults together; pairs whose name is taken are faulty too."""
+    complete = []
+    reasons = {name: "; ".join(lines) for name, lines in sorted(faults.items()) if lines}
+    for pair in pairs:
+        if pair.identifier.lower() in RESERVED_NAMES:
+            reasons[pair.identifier] = "summary and scores are the names of an evaluation's files; rename the pair"
+        else:
+            complete.append(pair)
+    return FoundPairs(tuple(complete), reasons)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -156,29 +192,29 @@ def _ending(name: str) -> str | None:
     return next((ending for ending in (*IMAGE_ENDINGS, ".csv") if name.lower().endswith(ending)), None)
 
 
-def _group_faults(name: str, files: _Files) -> list[str]:
+def _group_faults(files: _Files) -> list[str]:
     faults = []
     for role, other in (("moving", "fixed"), ("fixed", "moving")):
         if role not in files:
             seen = ", ".join(sorted(path.name for paths in files.values() for path in _flat(paths)))
-            faults.append(f"pair {name}: there is no {role} image (seen: {seen}); add it beside the {other} one")
+            faults.append(f"there is no {role} image (seen: {seen}); add it beside the {other} one")
     for role, channels in files.items():
         for paths in channels.values():
             if len(paths) > 1:
                 names = " and ".join(path.name for path in paths)
-                faults.append(f"pair {name}: {names} are the same file of the pair ({role}); keep one")
+                faults.append(f"{names} are the same file of the pair ({role}); keep one")
         if sorted(channels) != list(range(len(channels))):
             names = ", ".join(path.name for path in _flat(channels))
-            faults.append(f"pair {name}: channels of {role} must be numbered _0000, _0001, … without gaps, got {names}")
+            faults.append(f"channels of {role} must be numbered _0000, _0001, … without gaps, got {names}")
         if role in _OPTIONAL_ROLES and len(channels) > 1:
-            faults.append(f"pair {name}: {role} must be one file, got {len(channels)}")
-    return faults or _channel_faults(name, len(files["moving"]), len(files["fixed"]))
+            faults.append(f"{role} must be one file, got {len(channels)}")
+    return faults or _channel_faults(len(files["moving"]), len(files["fixed"]))
 
 
-def _channel_faults(name: str, moving: int, fixed: int) -> list[str]:
+def _channel_faults(moving: int, fixed: int) -> list[str]:
     if moving == fixed:
         return []
-    return [f"pair {name}: moving has {moving} channels and fixed {fixed}; give both the same channels"]
+    return [f"moving has {moving} channels and fixed {fixed}; give both the same channels"]
 
 
 def _pair_of_group(name: str, files: _Files) -> PairFiles:
@@ -190,86 +226,54 @@ def _flat(channels: dict[int, list[Path]]) -> list[Path]:
     return [path for number in sorted(channels) for path in channels[number]]
 
 
-def _read_list(path: Path) -> tuple[PairFiles, ...]:
-    if path.suffix.lower() not in {".json", ".csv"}:
+def _read_list(path: Path) -> FoundPairs:
+    readers = {".json": read_json_list, ".csv": read_csv_list}
+    read = readers.get(path.suffix.lower())
+    if read is None:
         raise DatasetError(f"{path}: a list of pairs is a .json or .csv file; {_FORMS}")
     try:
-        entries = _read_json_list(path) if path.suffix.lower() == ".json" else _read_csv_list(path)
+        entries = read(path)
     except RecordError as error:
         raise DatasetError(str(error)) from error
     if not entries:
         raise DatasetError(f"{path}: lists no pair; add entries with moving and fixed")
     pairs = [_pair_of_entry(entry, path.parent) for entry in entries]
-    faults = [fault for pair in pairs for fault in _listed_faults(pair)]
-    if faults:
-        raise DatasetError(format_faults(path, faults))
-    return tuple(pairs)
+    _check_doubled(path, pairs)
+    faults = {pair.identifier: _listed_faults(pair) for pair in pairs}
+    return _divide((pair for pair in pairs if not faults[pair.identifier]), faults)
 
 
-def _read_json_list(path: Path) -> list[_ListedPair]:
-    return from_json(list[_ListedPair], read_json(path), where=str(path))
+def _check_doubled(path: Path, pairs: Iterable[PairFiles]) -> None:
+    doubled = [name for name, count in Counter(pair.identifier for pair in pairs).items() if count > 1]
+    if doubled:
+        raise DatasetError(f"{path}: pairs named twice: {', '.join(doubled)}; give each pair its own name (id)")
 
 
-def _read_csv_list(path: Path) -> list[_ListedPair]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey="further cells", strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RecordError(f"{path}: cannot be read as CSV: {error}") from error
-    known = ", ".join(field.name for field in fields(_ListedPair))
-    entries = []
-    for line, row in rows:
-        if "further cells" in row:
-            raise RecordError(f"{path}: line {line}: has more cells than the header; the columns are {known}")
-        data: dict[str, str | list[str]] = {key: value.strip() for key, value in row.items() if value and value.strip()}
-        for role in ("moving", "fixed"):
-            if role in data:
-                data[role] = [part.strip() for part in str(data[role]).split(CHANNEL_SEPARATOR)]
-        entries.append(from_json(_ListedPair, data, where=f"{path}: line {line}"))
-    return entries
-
-
-def _pair_of_entry(entry: _ListedPair, folder: Path) -> PairFiles:
-    moving, fixed = _names(entry.moving), _names(entry.fixed)
-    default = "_to_".join(_case_name(names[0]) for names in (moving, fixed) if names)
+def _pair_of_entry(entry: ListedPair, folder: Path) -> PairFiles:
+    moving, fixed = (tuple(folder / name for name in names) for names in (entry.moving_files, entry.fixed_files))
     optional = [folder / name if (name := getattr(entry, role)) else None for role in _OPTIONAL_ROLES]
-    return PairFiles(
-        entry.id or default, tuple(folder / name for name in moving), tuple(folder / name for name in fixed), *optional
-    )
-
-
-def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else value
-
-
-def _case_name(file: str) -> str:
-    try:
-        return _CHANNEL_SUFFIX.sub("", strip_ending(Path(file).name)[0])
-    except ImageError:
-        return Path(file).stem
+    return PairFiles(entry.identifier, moving, fixed, *optional)
 
 
 def _listed_faults(pair: PairFiles) -> list[str]:
-    name = pair.identifier
     faults = []
-    if not re.fullmatch(r"[^/\\]+", name):
-        faults.append(f"pair {name}: the id names files, so it must not be empty or hold / or \\")
+    if not re.fullmatch(r"[^/\\]+", pair.identifier):
+        faults.append("the id names files, so it must not be empty or hold / or \\")
     if not pair.moving or not pair.fixed:
-        faults.append(f"pair {name}: moving and fixed must each name at least one file")
+        faults.append("moving and fixed must each name at least one file")
     files: Iterable[Path | None] = (*pair.moving, *pair.fixed, *(getattr(pair, role) for role in _OPTIONAL_ROLES))
-    faults += [
-        f"pair {name}: there is no file {file}; correct the path" for file in files if file and not file.is_file()
-    ]
-    return faults + _channel_faults(name, len(pair.moving), len(pair.fixed))
+    faults += [f"there is no file {file}; correct the path" for file in files if file and not file.is_file()]
+    return faults + _channel_faults(len(pair.moving), len(pair.fixed))
 
 
-def _read_test_pairs(folder: Path) -> tuple[PairFiles, ...]:
+def _read_test_pairs(folder: Path) -> FoundPairs:
     dataset = read_dataset(folder)
     if not dataset.json.test_pairs:
         raise DatasetError(f"{folder / 'dataset.json'}: lists no test_pairs; add them, or {_FORMS}")
     cases = {case.identifier: case for split in ("Tr", "Ts") for case in dataset.cases(split)}
-    return tuple(_pair_of_cases(cases[pair.moving], cases[pair.fixed]) for pair in dataset.json.test_pairs)
+    pairs = [_pair_of_cases(cases[pair.moving], cases[pair.fixed]) for pair in dataset.json.test_pairs]
+    _check_doubled(folder / "dataset.json", pairs)
+    return FoundPairs(tuple(pairs), {})
 
 
 def _pair_of_cases(moving: Case, fixed: Case) -> PairFiles:

@@ -1,11 +1,12 @@
 """Where raw data, preprocessed data and results lie, and which folder a dataset's id or name means."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from biasreg.core.errors import DatasetError
+from biasreg.core.errors import DatasetError, ImageError, InputError
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})_(.+)")
 """A dataset folder: an id of three or more digits, and a name."""
@@ -133,6 +134,46 @@ def find_dataset(reference: str, folder: Path) -> Path:
         raise DatasetError(f"{folder}: dataset {reference} is ambiguous: {names}; give the full name")
     names = ", ".join(item.name for item in present) or "no dataset"
     raise DatasetError(f"{folder}: there is no dataset {reference}; the folder holds: {names}")
+
+
+def check_readable(path: Path) -> None:
+    """Refuse a file that cannot be opened, so that no reader takes it for damaged.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ImageError: It is missing, is a folder, or may not be read.
+    """
+    try:
+        with path.open("rb"):
+            return
+    except FileNotFoundError:
+        raise ImageError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{path}: is a folder, not a file; rename or remove it") from None
+    except PermissionError:
+        raise ImageError(f"{path}: permission denied; allow yourself to read it (chmod u+r)") from None
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Refuse a folder that files cannot be written to, before any work is done for it; nothing is made.
+
+    Args:
+        folder: The folder; where it is missing, the nearest one above that exists counts.
+        advice: What to do instead, for the message.
+
+    Raises:
+        InputError: It, or the nearest one above, is a file or may not be written to.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+    if not existing.is_dir():
+        reason = f"{existing} is a file"
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        reason = f"permission denied in {existing}"
+    else:
+        return
+    raise InputError(f"nothing can be written to {folder}: {reason} · {advice}")
 
 
 def _fits(reference: str, full_name: str) -> bool:

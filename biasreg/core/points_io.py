@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from biasreg.core.errors import ImageError
 from biasreg.core.geometry import ras_to_lps
+from biasreg.core.paths import check_readable
 from biasreg.core.serialization import atomic_write
 
 AXES = ("x", "y", "z")
@@ -82,12 +83,11 @@ def write_points(path: Path | str, points: Points) -> None:
 
 def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header in lower case, and the line number and cells of each line that is not empty."""
+    check_readable(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
-    except FileNotFoundError:
-        raise ImageError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ImageError(f"{path}: cannot be read as CSV: {error}") from error
     if not rows:

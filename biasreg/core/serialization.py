@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from biasreg.core.codec import MismatchError, decode, encode
-from biasreg.core.errors import RecordError
+from biasreg.core.errors import RecordError, format_faults
 
 Record = TypeVar("Record")
 
@@ -30,7 +30,8 @@ def to_json(record: Any) -> Any:
     try:
         return encode(record, "")
     except MismatchError as fault:
-        raise RecordError(f"{fault.path or type(record).__name__}: {fault.message}") from None
+        path, message = fault.faults[0]
+        raise RecordError(f"{path or type(record).__name__}: {message}") from None
 
 
 def from_json(cls: type[Record], data: Any, where: str = "JSON") -> Record:
@@ -43,14 +44,14 @@ def from_json(cls: type[Record], data: Any, where: str = "JSON") -> Record:
         where: Named in messages, usually the file.
 
     Raises:
-        RecordError: An unknown or missing field, a wrong type, or a number that is not finite; the message starts with
-            `where` and the path of the field.
+        RecordError: Unknown or missing fields, wrong types, or numbers that are not finite; the message starts with
+            `where`, and has one line with the path of the field for each fault.
     """
     try:
         result: Record = decode(cls, data, "")
-    except MismatchError as fault:
-        place = f"{where}: {fault.path}" if fault.path else where
-        raise RecordError(f"{place}: {fault.message}") from None
+    except MismatchError as mismatch:
+        faults = [f"{path}: {message}" if path else message for path, message in mismatch.faults]
+        raise RecordError(format_faults(where, faults)) from None
     return result
 
 
@@ -99,14 +100,16 @@ def read_json(path: Path | str) -> Any:
         )
     except FileNotFoundError:
         raise RecordError(f"{path}: there is no such file") from None
+    except PermissionError:
+        raise RecordError(f"{path}: permission denied; allow yourself to read it (chmod u+r)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise RecordError(
             f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; correct the file there"
         ) from error
-    except MismatchError as fault:
-        raise RecordError(f"{path}: {fault.message}") from None
+    except MismatchError as mismatch:
+        raise RecordError(f"{path}: {mismatch.faults[0][1]}") from None
 
 
 @contextmanager
@@ -138,13 +141,13 @@ def file_hash(path: Path | str) -> str:
 
 
 def _refuse_constant(text: str) -> float:
-    raise MismatchError("", f"expected finite numbers, got {text}")
+    raise MismatchError(("", f"expected finite numbers, got {text}"))
 
 
 def _parse_float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise MismatchError("", f"expected finite numbers, got {text}")
+        raise MismatchError(("", f"expected finite numbers, got {text}"))
     return value
 
 
@@ -152,6 +155,6 @@ def _refuse_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise MismatchError("", f"the key {key!r} stands twice in one object; keep one of them")
+            raise MismatchError(("", f'the key "{key}" stands twice in one object; keep one of them'))
         result[key] = value
     return result

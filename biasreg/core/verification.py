@@ -1,5 +1,6 @@
 """Integrity of a raw dataset: every fault of every case, found before anything is computed."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -7,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from biasreg.core.dataset import SPLITS, Case, Dataset, Split, format_faults, group_channels, scan_cases
-from biasreg.core.errors import DatasetError, ImageError
+from biasreg.core.dataset import SPLITS, Case, Dataset, Split, group_channels, scan_cases
+from biasreg.core.errors import DatasetError, ImageError, format_faults
 from biasreg.core.geometry import Geometry, apply_affine
-from biasreg.core.image_io import IMAGE_ENDINGS, Image, read_image, read_labels
+from biasreg.core.image_io import VOLUME_ENDINGS, Image, read_image, read_labels
 from biasreg.core.points_io import read_points
 
+logger = logging.getLogger(__name__)
+
 _COMPANIONS = ("labels", "masks", "landmarks")
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class _Grid:
 
 
 def verify_dataset(dataset: Dataset, executor: Executor | None = None) -> None:
-    """Check all cases, training and held-out, and report all faults together.
+    """Check all cases, training and held-out, and report all faults together; name files that are not used.
 
     Args:
         dataset: The dataset.
@@ -40,6 +44,7 @@ def verify_dataset(dataset: Dataset, executor: Executor | None = None) -> None:
         found, name_faults = scan_cases(dataset.folder, dataset.json, split)
         cases += found
         faults += [*name_faults, *_orphan_faults(dataset, split)]
+        _report_unused(dataset, split)
     faults += _shared_case_faults(dataset)
     if not any(case.images[0].parent.name == "imagesTr" for case in cases):
         faults.append(f"imagesTr holds no complete case; expected files such as case_0000{dataset.json.file_ending}")
@@ -76,12 +81,17 @@ def _check_images(paths: Sequence[Path]) -> tuple[_Grid | None, list[str]]:
     grid, faults = None, []
     for path in paths:
         try:
-            geometry = read_image(path).geometry
+            image = read_image(path)
         except ImageError as error:
             faults.append(str(error))
             continue
-        faults += _grid_faults(path, geometry, grid)
-        grid = grid or _Grid(path, geometry)
+        if image.array.min() == image.array.max():
+            faults.append(
+                f"{path}: every voxel has the value {image.array.min():g}, so that there is nothing to register;"
+                " replace or remove the file"
+            )
+        faults += _grid_faults(path, image.geometry, grid)
+        grid = grid or _Grid(path, image.geometry)
     return grid, faults
 
 
@@ -155,9 +165,8 @@ def _orphan_faults(dataset: Dataset, split: Split) -> list[str]:
     for kind in _COMPANIONS:
         wanted = ".csv" if kind == "landmarks" else dataset.json.file_ending
         folder = dataset.folder / f"{kind}{split}"
-        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-            known_ending = path.name.lower().endswith((*IMAGE_ENDINGS, ".csv"))
-            if path.name.startswith(".") or not known_ending:
+        for path in _visible(folder):
+            if not _is_meant_as_data(path, kind):
                 continue
             if not path.name.endswith(wanted):
                 faults.append(f"{folder.name}/{path.name} does not end in {wanted}; convert or remove the file")
@@ -167,6 +176,28 @@ def _orphan_faults(dataset: Dataset, split: Split) -> list[str]:
                     " add the image, or rename or remove the file"
                 )
     return faults
+
+
+def _report_unused(dataset: Dataset, split: Split) -> None:
+    """Name what lies among the files of the cases and is none of them, in one line for each folder."""
+    for kind in ("images", *_COMPANIONS):
+        folder = dataset.folder / f"{kind}{split}"
+        names = [path.name for path in _visible(folder) if not _is_meant_as_data(path, kind)]
+        if names:
+            more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+            shown = ", ".join(names[:_NAMES_SHOWN]) + more
+            logger.warning("%s: left aside, because such files are not read: %s", folder, shown)
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
+
+
+def _is_meant_as_data(path: Path, kind: str) -> bool:
+    """Tell whether a file's ending is that of a volume, of any format, or among label maps and the like of points."""
+    endings = VOLUME_ENDINGS if kind == "images" else (*VOLUME_ENDINGS, ".csv")
+    # The voxels of an .mhd may lie in a file beside it.
+    return path.name.lower().endswith(endings) or path.with_suffix(".mhd").is_file()
 
 
 def _shared_case_faults(dataset: Dataset) -> list[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from biasreg.core.dataset import DatasetJson, PairNames
+from biasreg.core.dataset_json import DatasetJson, PairNames
 from biasreg.core.errors import DatasetError, InputError
 from biasreg.core.image_io import write_image
 from biasreg.core.points_io import write_points

@@ -9,7 +9,7 @@ import torch
 from biasreg.core.errors import InputError, PredictionError
 from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.pairs import PairFiles, read_pairs
-from biasreg.core.paths import Roots
+from biasreg.core.paths import Roots, check_writable
 from biasreg.core.transform_io import read_displacement, write_displacement
 from biasreg.demo.dataset import make_phantom_dataset
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
@@ -89,11 +89,12 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
         What was measured.
 
     Raises:
-        InputError: If the folder already holds a demo.
+        InputError: If the folder already holds a demo, or cannot be written to.
     """
     roots = Roots(output / "raw", output / "preprocessed", output / "results")
     if any(folder.exists() for folder in (roots.raw, roots.preprocessed, roots.results)):
         raise InputError(f"there is an earlier demo in {output} · delete it or choose another folder with -o")
+    check_writable(output, "choose another folder with -o")
     settings = PhantomSettings(scanner=ScannerSettings(spacing_mm=SPACING_MM))
     dataset = make_phantom_dataset(roots.raw, settings=settings, seed=options.seed)
     logger.info("made a synthetic dataset: %s", dataset)
@@ -108,7 +109,7 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
     predictions = {"affine": output / "affine", "biasreg": output / "predictions"}
     model = find_model(roots.results, ModelRequest(dataset=DATASET_FOLDER))
     check_failures(predict_pairs(dataset, predictions["biasreg"], model, torch.device("cpu"), PredictOptions()))
-    pairs = read_pairs(dataset)
+    pairs = read_pairs(dataset).pairs
     for pair in pairs:
         _register_affinely(pair, predictions["affine"])
     evaluation = evaluate_predictions(predictions, dataset, output=output / "evaluation")

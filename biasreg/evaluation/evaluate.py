@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from biasreg.core.errors import BiasregError, DatasetError
 from biasreg.core.pairs import PairFiles, read_pairs
+from biasreg.core.paths import check_writable
 from biasreg.evaluation.metrics import (
     FieldMetrics,
     dice_per_label,
@@ -32,10 +33,11 @@ from biasreg.evaluation.records import (
     LandmarkScore,
     MethodSummary,
     PairScores,
+    Sources,
     Statistic,
 )
 from biasreg.evaluation.reference_data import References, read_prediction, read_references, read_seconds
-from biasreg.evaluation.summary import mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.summary import check_replaceable, mean_of_known, summarize, write_evaluation
 from biasreg.spatial.native import warp_label_map
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "LandmarkScore",
     "MethodSummary",
     "PairScores",
+    "Sources",
     "Statistic",
     "evaluate_pair",
     "evaluate_predictions",
@@ -95,7 +98,8 @@ def evaluate_predictions(
         predictions: Folder of predictions, or such a folder by method name.
         references: Pairs with their label maps and landmarks, in any form that `read_pairs` takes.
         labels: Value by name of the labels to evaluate (background 0 is left out); None takes every value that occurs.
-        output: Folder for `summary.json`, `scores.csv` and `summary.txt`; None writes nothing.
+        output: Folder for `summary.json`, `scores.csv` and `summary.txt`; None writes nothing, and so does an
+            evaluation in which no field could be measured.
         executor: Runs the pairs, for example in processes; None runs them one after the other.
 
     Returns:
@@ -103,24 +107,32 @@ def evaluate_predictions(
         the others.
 
     Raises:
-        DatasetError: A folder of predictions does not exist, a method's name is reserved, or there are no reference
-            pairs.
+        DatasetError: A folder of predictions does not exist, a method's name is reserved, or there are no complete
+            reference pairs.
+        InputError: The output folder cannot be written to, or holds the results of another evaluation.
     """
     methods = {DEFAULT_METHOD: predictions} if isinstance(predictions, Path) else dict(predictions)
     _check_methods(methods)
+    sources = Sources(str(references.resolve()), {name: str(folder.resolve()) for name, folder in methods.items()})
+    if output is not None:
+        check_writable(output, "choose another folder with -o")
+        check_replaceable(output, sources)
     names = None if labels is None else {value: name for name, value in labels.items() if value != 0}
-    tasks = [PairTask(pair, methods, names) for pair in read_pairs(references)]
+    found = read_pairs(references)
+    tasks = [PairTask(pair, methods, names) for pair in found.pairs]
     results: Iterable[PairResult] = (
         map(evaluate_pair, tasks) if executor is None else executor.map(evaluate_pair, tasks)
     )
     scores: list[PairScores] = []
-    failures: list[Failure] = []
+    failures = [Failure(name, None, fault) for name, fault in found.faults.items()]
     for number, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
         logger.info("pair %d of %d, %s: %s", number, len(tasks), task.pair.identifier, _in_one_line(result))
         scores.extend(result.scores)
         failures.extend(result.failures)
-    evaluation = summarize((IDENTITY, *methods), scores, failures)
-    if output is not None:
+    evaluation = summarize(sources, scores, failures)
+    if output is not None and evaluation.is_empty:
+        logger.warning("no field could be measured; nothing is written to %s", output)
+    elif output is not None:
         write_evaluation(evaluation, output)
     return evaluation
 

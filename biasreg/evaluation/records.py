@@ -5,7 +5,7 @@ None stands for "could not be measured" everywhere, because strict JSON has neit
 
 from dataclasses import dataclass
 
-SCORES_SCHEMA_VERSION = 1
+SCORES_SCHEMA_VERSION = 2
 IDENTITY = "identity"
 DEFAULT_METHOD = "biasreg"
 
@@ -144,17 +144,37 @@ class MethodSummary:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """What was evaluated on what, as absolute paths.
+
+    Attributes:
+        references: The reference pairs.
+        predictions: Folder of predictions by method name.
+    """
+
+    references: str
+    predictions: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The whole evaluation, as `summary.json` keeps it.
 
     Attributes:
         schema_version: Version of this record's layout.
+        sources: What was evaluated on what.
         methods: One summary per method, `identity` first.
         pairs: Scores of every pair under every method.
         failures: Pairs that could not be evaluated.
     """
 
     schema_version: int
+    sources: Sources
     methods: tuple[MethodSummary, ...]
     pairs: tuple[PairScores, ...]
     failures: tuple[Failure, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no method's field could be measured on any pair; `identity` alone does not count."""
+        return all(score.method == IDENTITY for score in self.pairs)

@@ -30,13 +30,15 @@ def read_references(pair: PairFiles) -> References:
 
     Raises:
         ImageError: A file cannot be read, a label is negative, or the landmarks have no name in common.
-        GeometryError: The fixed label map is not on the fixed image's grid.
+        GeometryError: A label map is not on its image's grid.
     """
     geometry = read_geometry(pair.fixed[0])
     labels = points = None
     if pair.moving_seg is not None and pair.fixed_seg is not None:
-        labels = _read_label_map(pair.moving_seg), _read_label_map(pair.fixed_seg)
-        _check_grid(labels[1].geometry, pair.fixed_seg, geometry, pair.fixed[0])
+        labels = (
+            read_label_map(pair.moving_seg, pair.moving[0], read_geometry(pair.moving[0])),
+            read_label_map(pair.fixed_seg, pair.fixed[0], geometry),
+        )
     if pair.moving_points is not None and pair.fixed_points is not None:
         points = read_points(pair.moving_points), read_points(pair.fixed_points)
         if not set(points[0].names) & set(points[1].names):
@@ -84,19 +86,38 @@ def read_seconds(folder: Path, identifier: str) -> float | None:
     return float(seconds)
 
 
-def _read_label_map(path: Path) -> Image:
+def read_label_map(path: Path, image_path: Path, grid: Geometry) -> Image:
+    """Read a label map of an image; prediction and evaluation refuse the same ones.
+
+    Args:
+        path: The label map.
+        image_path: The image that it belongs to.
+        grid: That image's grid.
+
+    Raises:
+        ImageError: The file cannot be read, or a label is negative.
+        GeometryError: It is not on the image's grid.
+    """
     labels = read_labels(path)
+    _check_grid(labels.geometry, path, grid, image_path)
     if labels.array.min() < 0:
         raise ImageError(f"{path}: label value {labels.array.min()} is negative; labels are positive, background is 0")
     return labels
 
 
-def _check_grid(geometry: Geometry, path: Path, fixed: Geometry, fixed_path: Path) -> None:
-    if not geometry.is_close(fixed):
+def _check_grid(geometry: Geometry, path: Path, grid: Geometry, image_path: Path) -> None:
+    if not geometry.is_close(grid):
         raise GeometryError(
-            f"{path}: grid {geometry.describe()} is not that of the fixed image {fixed_path}, {fixed.describe()}; "
-            "resample it to the fixed image's own grid"
+            f"{path}: grid {geometry.describe()} is not that of the image {image_path}, {grid.describe()}"
+            f"{_corner_distance(geometry, grid)}; resample it to that image's own grid"
         )
+
+
+def _corner_distance(first: Geometry, second: Geometry) -> str:
+    """Say how far two grids lie apart that their descriptions may not tell from each other."""
+    if first.shape != second.shape:
+        return ""
+    return f" (corners up to {np.linalg.norm(first.corners - second.corners, axis=1).max():.3g} mm apart)"
 
 
 def _first(names: tuple[str, ...]) -> str:

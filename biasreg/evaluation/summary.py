@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from biasreg.core.serialization import atomic_write, write_record
+from biasreg.core.errors import InputError, RecordError
+from biasreg.core.serialization import atomic_write, read_record, write_record
 from biasreg.evaluation.records import (
     IDENTITY,
     SCORES_SCHEMA_VERSION,
@@ -16,9 +17,11 @@ from biasreg.evaluation.records import (
     LabelSummary,
     MethodSummary,
     PairScores,
+    Sources,
     Statistic,
 )
 
+SUMMARY_FILE = "summary.json"
 CSV_COLUMNS = (
     "pair",
     "method",
@@ -41,18 +44,52 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def summarize(methods: Sequence[str], scores: Sequence[PairScores], failures: Sequence[Failure]) -> Evaluation:
-    """Put scores and failures together with one summary per method, in the order given."""
+def summarize(sources: Sources, scores: Sequence[PairScores], failures: Sequence[Failure]) -> Evaluation:
+    """Put scores and failures together with one summary per method: identity first, then in the order of `sources`."""
     summaries = tuple(
-        _summarize_method(method, [score for score in scores if score.method == method]) for method in methods
+        _summarize_method(method, [score for score in scores if score.method == method])
+        for method in (IDENTITY, *sources.predictions)
     )
-    return Evaluation(SCORES_SCHEMA_VERSION, summaries, tuple(scores), tuple(failures))
+    return Evaluation(SCORES_SCHEMA_VERSION, sources, summaries, tuple(scores), tuple(failures))
+
+
+def check_replaceable(folder: Path, sources: Sources) -> None:
+    """Refuse a folder whose `summary.json` would be lost: that of another evaluation, or of something else.
+
+    Args:
+        folder: Where the evaluation is to be written.
+        sources: What is to be evaluated. It replaces an evaluation on the same references of the same folders, or of
+            some of them.
+
+    Raises:
+        InputError: The file is there and is of something else.
+    """
+    path = folder / SUMMARY_FILE
+    if not path.exists():
+        return
+    advice = "choose another folder with -o, or move the file away"
+    try:
+        earlier = read_record(path, Evaluation).sources
+    except RecordError as error:
+        raise InputError(
+            f"{path} is no evaluation of this version of biasreg and is not replaced · {advice}"
+        ) from error
+    if earlier.references != sources.references or not earlier.predictions.items() <= sources.predictions.items():
+        raise InputError(
+            f"{path} is another evaluation and is not replaced: of {_describe(earlier)}, now of {_describe(sources)} · "
+            f"{advice}"
+        )
+
+
+def _describe(sources: Sources) -> str:
+    methods = ", ".join(f"{method} ({folder})" for method, folder in sources.predictions.items())
+    return f"{methods} on {sources.references}"
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `summary.json`, `scores.csv` and `summary.txt` into a folder, which is made where it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder / "summary.json", evaluation)
+    write_record(folder / SUMMARY_FILE, evaluation)
     with atomic_write(folder / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(CSV_COLUMNS)

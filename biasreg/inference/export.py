@@ -45,6 +45,26 @@ class OutputFiles:
         return self.folder / f"{self.pair}_{suffix}{self.ending if ending is None else ending}"
 
 
+def check_save(pair: str, moving: Geometry, fixed: Geometry, save: Sequence[str]) -> None:
+    """Refuse outputs that a pair cannot have, before it is registered.
+
+    Args:
+        pair: Pair identifier.
+        moving: Grid of the moving image.
+        fixed: Grid of the fixed image.
+        save: Further outputs out of `SAVE_CHOICES`.
+
+    Raises:
+        GeometryError: If Learn2Reg's field is wanted of images that do not share a grid.
+    """
+    if "learn2reg" in save and not moving.is_close(fixed):
+        raise GeometryError(
+            f"{pair}_disp.nii.gz: Learn2Reg's field counts the voxels of one grid that both images share, but the"
+            f" moving image has {moving.describe()}, the fixed image {fixed.describe()}; resample the moving image to"
+            " the fixed image's grid, or do without learn2reg"
+        )
+
+
 def write_prediction(
     files: OutputFiles, prediction: Prediction, moving: Geometry, fixed: Geometry, save: Sequence[str]
 ) -> None:
@@ -61,8 +81,7 @@ def write_prediction(
         GeometryError: If Learn2Reg's field is wanted of images that do not share a grid; nothing is written then.
         ImageError: If a displacement does not fit its grid or is not finite.
     """
-    if "learn2reg" in save:
-        _check_shared_grid(files, moving, fixed)
+    check_save(files.pair, moving, fixed, save)
     write_displacement(files.path("warp", ".nii.gz"), prediction.displacement, fixed)
     write_displacement(files.path("inverse_warp", ".nii.gz"), prediction.inverse, moving)
     for index, channel in enumerate(prediction.warped):
@@ -93,12 +112,3 @@ def write_labels(files: OutputFiles, labels: NDArray[np.integer], fixed: Geometr
 def same_grid(images: Sequence[Image]) -> bool:
     """Tell whether all channels of an image lie on one grid."""
     return all(image.geometry.is_close(images[0].geometry) for image in images[1:])
-
-
-def _check_shared_grid(files: OutputFiles, moving: Geometry, fixed: Geometry) -> None:
-    if not moving.is_close(fixed):
-        raise GeometryError(
-            f"{files.path('disp', '.nii.gz').name}: Learn2Reg's field counts the voxels of one grid that both images"
-            f" share, but the moving image has {moving.describe()}, the fixed image {fixed.describe()}; resample the"
-            " moving image to the fixed image's grid, or do without learn2reg"
-        )

@@ -1,15 +1,14 @@
 """Which trained model serves a prediction."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from biasreg.core.errors import DatasetError, ModelNotFoundError, PlansError
 from biasreg.core.paths import find_dataset
-from biasreg.core.serialization import from_json, read_json
-from biasreg.network.checkpoint import BEST, LATEST
-from biasreg.planning.plans import PLANS_SCHEMA_VERSION, Configuration, Plans
-
-PLANS_FILE = "plans.json"
+from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint
+from biasreg.planning.files import PLANS_FILE, read_plans
+from biasreg.planning.plans import Configuration
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def find_model(results: Path, request: ModelRequest) -> TrainedModel:
         ModelNotFoundError: If no model fits, or more than one does; the message lists them.
         PlansError: If the model's plans are of another version or lack its configuration.
     """
-    candidates = [folder for folder in _model_folders(results, request.dataset) if _fits(folder, request)]
+    candidates = [folder for folder in _model_folders(results, request) if _fits(folder, request)]
     if not candidates:
         raise _nothing_fits(results, request)
     if len(candidates) > 1:
@@ -85,27 +84,68 @@ def find_model(results: Path, request: ModelRequest) -> TrainedModel:
     )
 
 
+def training_notices(model: TrainedModel) -> tuple[str, ...]:
+    """Say which folds of a model were not trained to their end, or never validated.
+
+    Args:
+        model: The model.
+
+    Returns:
+        One sentence per such fold.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read.
+    """
+    notices = (_training_notice(path) for path in model.checkpoints)
+    return tuple(notice for notice in notices if notice is not None)
+
+
+def _training_notice(path: Path) -> str | None:
+    used = load_checkpoint(path, lazy=True)
+    latest = path.with_name(LATEST)
+    # The best checkpoint, if it came alone, does not know how far the training went on after it.
+    done = load_checkpoint(latest, lazy=True).epochs_done if latest.is_file() else None
+    planned = used.identity.run.epochs
+    faults = [] if done is None or done >= planned else [f"its training has come to {done} of {planned} epochs only"]
+    faults += [] if used.is_validated else [f"its weights, after {used.epochs_done} epoch(s), were never validated"]
+    if not faults:
+        return None
+    return f"{path.parent.name}: {', and '.join(faults)} · train it to its end, or choose other folds with -f"
+
+
 def _nothing_fits(results: Path, request: ModelRequest) -> ModelNotFoundError:
-    trained = [_label(folder) for folder in _model_folders(results, None)]
+    command = _train_command(request)
+    if not results.is_dir():
+        return ModelNotFoundError(
+            f"there is no trained model{_describe(request)}: there is no folder {results} · train one first with "
+            f"{command}, or give the folder of the results with --results"
+        )
+    trained = [_label(folder) for folder in _model_folders(results, ModelRequest())]
     there = f"trained are: {', '.join(trained)}" if trained else "none is trained"
     return ModelNotFoundError(
-        f"there is no trained model{_describe(request)} · {results} ({there}) · train one with "
-        f"`biasreg_train {request.dataset or 'DATASET'} 0`"
+        f"there is no trained model{_describe(request)} · {results} ({there}) · train one with {command}"
     )
 
 
-def _model_folders(results: Path, dataset: str | None) -> list[Path]:
+def _train_command(request: ModelRequest) -> str:
+    """Write the command that trains what was asked for, as a user has to type it."""
+    given = {"-p": request.plans_name, "-cfg": request.configuration}
+    options = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return f"`{shlex.join(['biasreg_train', request.dataset or 'DATASET', '0', *options])}`"
+
+
+def _model_folders(results: Path, request: ModelRequest) -> list[Path]:
     """Folders with plans and at least one checkpoint."""
     if not results.is_dir():
         return []
     datasets = sorted(path for path in results.iterdir() if path.is_dir())
-    if dataset is not None:
+    if request.dataset is not None:
         try:
-            datasets = [find_dataset(dataset, results)]
+            datasets = [find_dataset(request.dataset, results)]
         except DatasetError as error:
             raise ModelNotFoundError(
-                f"{error} · trained models are looked for there; train one with `biasreg_train {dataset} 0`, or name "
-                "another with -d"
+                f"{error} · trained models are looked for there; train one with {_train_command(request)}, or "
+                "name another with -d"
             ) from None
     folders = [folder for path in datasets for folder in sorted(path.iterdir()) if (folder / PLANS_FILE).is_file()]
     return [folder for folder in folders if _trained_folds(folder)]
@@ -133,14 +173,7 @@ def _fits(folder: Path, request: ModelRequest) -> bool:
 
 
 def _read_configuration(path: Path, name: str) -> Configuration:
-    data = read_json(path)
-    version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != PLANS_SCHEMA_VERSION:
-        raise PlansError(
-            f"the model's plans have schema version {version}, this biasreg reads version {PLANS_SCHEMA_VERSION} · "
-            f"{path} · predict with the version of biasreg that trained it, or plan and train again"
-        )
-    plans = from_json(Plans, data, where=str(path))
+    plans = read_plans(path, "predict with the version of biasreg that trained the model, or plan and train again")
     if name not in plans.configurations:
         raise PlansError(
             f"the model's plans hold no configuration '{name}', only {', '.join(plans.configurations)} · {path} · "

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from biasreg.core.errors import BiasregError, DatasetError, GeometryError, InputError, PredictionError
+from biasreg.core.errors import BiasregError, DatasetError, GeometryError, PredictionError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_image, read_labels
+from biasreg.core.image_io import Image, read_image
 from biasreg.core.pairs import PairFiles, read_pairs
+from biasreg.core.paths import check_writable
 from biasreg.core.serialization import write_record
 from biasreg.evaluation.metrics import dice_per_label, field_metrics
-from biasreg.inference.export import OutputFiles, same_grid, write_labels, write_prediction
+from biasreg.evaluation.reference_data import read_label_map
+from biasreg.inference.export import OutputFiles, check_save, same_grid, write_labels, write_prediction
 from biasreg.inference.models import TrainedModel
 from biasreg.inference.predictor import Prediction, Predictor, timed
 from biasreg.inference.record import (
@@ -81,33 +83,33 @@ def predict_pairs(
         options: How to run.
 
     Returns:
-        Reason of failure per failed pair; empty when all went well.
+        Reason of failure per failed pair, pairs that are not complete among them; empty when all went well.
 
     Raises:
-        DatasetError: If no pairs are found, or two of them would write the same file.
-        InputError: If the model cannot be loaded or the output folder cannot be made.
+        DatasetError: If no complete pairs are found, or two of them would write the same file.
+        InputError: If the model cannot be loaded or the output folder cannot be written to.
     """
-    pairs = read_pairs(source)
-    _check_names([pair.identifier for pair in pairs])
+    check_writable(output, "choose another folder with -o")
+    found = read_pairs(source)
+    _check_names([pair.identifier for pair in found.pairs])
     predictor = Predictor.from_model(model, device)
     provenance = describe_run(model, device)
-    _make_folder(output)
-    logger.info("registering %d pair(s) with %s on %s", len(pairs), model.name, device)
+    output.mkdir(parents=True, exist_ok=True)
+    logger.info("registering %d pair(s) with %s on %s", len(found.pairs), model.name, device)
     failures: dict[str, str] = {}
-    kept = 0
-    for pair in tqdm(pairs, desc="pairs", disable=None):
+    for name, fault in found.faults.items():
+        failures[name] = fault + _leftovers(output, name)
+        logger.error("pair %s failed: %s", name, failures[name])
+    folding = []
+    for pair in tqdm(found.pairs, desc="pairs", disable=None):
         try:
-            if not options.overwrite and _is_registered(pair, output, options.save, provenance):
-                kept += 1
-            else:
-                _predict_pair(predictor, pair, output, options.save, provenance)
+            if options.overwrite or not _is_registered(pair, output, options.save, provenance):
+                folding.append(_predict_pair(predictor, pair, output, options.save, provenance).folding_percent)
         except Exception as error:  # whatever is wrong with one pair is no reason to give up the others
-            reason = str(error) or type(error).__name__
-            explained = isinstance(error, EXPLAINED_ERRORS)
-            logger.error("pair %s failed: %s", pair.identifier, reason, exc_info=not explained)
-            failures[pair.identifier] = reason + _leftovers(output, pair)
-    if kept:
-        logger.info("%d of %d pair(s) were registered already and are kept", kept, len(pairs))
+            name, explained = pair.identifier, isinstance(error, EXPLAINED_ERRORS)
+            failures[name] = (str(error) or type(error).__name__) + _leftovers(output, name)
+            logger.error("pair %s failed: %s", name, failures[name], exc_info=not explained)
+    _log_end(output, len(found.pairs) + len(found.faults), failures, folding)
     return failures
 
 
@@ -115,14 +117,25 @@ def check_failures(failures: Mapping[str, str]) -> None:
     """Raise when pairs failed.
 
     Args:
-        failures: Reason per failed pair.
+        failures: Reason per failed pair, which `predict_pairs` has logged.
 
     Raises:
-        PredictionError: If any pair failed; the message lists them.
+        PredictionError: If any pair failed; the message names them.
     """
     if failures:
-        listed = "".join(f"\n  {pair}: {reason}" for pair, reason in failures.items())
-        raise PredictionError(f"{len(failures)} pair(s) could not be registered:{listed}")
+        raise PredictionError(
+            f"{len(failures)} pair(s) could not be registered: {', '.join(failures)}; reasons are above"
+        )
+
+
+def _log_end(output: Path, count: int, failures: Mapping[str, str], folding: Sequence[float]) -> None:
+    """Say what has become of all pairs in one line."""
+    kept = count - len(failures) - len(folding)
+    parts = [f"registered {len(folding)} of {count} pair(s) into {output}"]
+    parts += [f"folding at most {max(folding):.3g} %"] if folding else []
+    parts += [f"{kept} were registered already and are kept"] if kept else []
+    parts += [f"{len(failures)} failed"] if failures else []
+    logger.info("%s", "; ".join(parts))
 
 
 def _check_names(identifiers: Sequence[str]) -> None:
@@ -131,13 +144,6 @@ def _check_names(identifiers: Sequence[str]) -> None:
             raise DatasetError(
                 f"pairs {name} and {name}_inverse would both write {name}_inverse_warp.nii.gz · rename one of them"
             )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the output folder cannot be made: {error} · {folder} · choose another with -o") from error
 
 
 def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance) -> bool:
@@ -153,19 +159,20 @@ def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenanc
     return set(save) <= set(record.save) and all((output / name).is_file() for name in record.outputs)
 
 
-def _leftovers(output: Path, pair: PairFiles) -> str:
+def _leftovers(output: Path, pair: str) -> str:
     """Say that a pair that failed now has results of before."""
-    earlier = read_earlier_record(output, pair.identifier)
+    earlier = read_earlier_record(output, pair)
     return "" if earlier is None else f" (its files in {output} are those of an earlier run, {earlier.written})"
 
 
 def _predict_pair(
     predictor: Predictor, pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance
-) -> None:
+) -> FieldQuality:
     start = time.perf_counter()
     seconds: dict[str, float] = {}
     with timed(seconds, "read"):
         images = _read(pair)
+    check_save(pair.identifier, images.moving[0].geometry, images.fixed[0].geometry, save)
     prediction = predictor.register(images.moving, images.fixed)
     seconds |= prediction.seconds
     with timed(seconds, "folding"):
@@ -192,6 +199,7 @@ def _predict_pair(
         write_record(record_path(folder, pair.identifier), record)
     for notice in prediction.notices:
         logger.warning("pair %s: %s", pair.identifier, notice)
+    return quality
 
 
 def _write(
@@ -209,7 +217,14 @@ def _write(
 
 def _read(pair: PairFiles) -> PairImages:
     moving, fixed = _read_channels(pair.moving), _read_channels(pair.fixed)
-    return PairImages(moving, fixed, _read_seg(pair.moving_seg, moving[0]), _read_seg(pair.fixed_seg, fixed[0]))
+    moving_labels, fixed_labels = (
+        None if path is None else read_label_map(path, image_path, image.geometry)
+        for path, image_path, image in (
+            (pair.moving_seg, pair.moving[0], moving[0]),
+            (pair.fixed_seg, pair.fixed[0], fixed[0]),
+        )
+    )
+    return PairImages(moving, fixed, moving_labels, fixed_labels)
 
 
 def _read_channels(paths: Sequence[Path]) -> tuple[Image, ...]:
@@ -217,18 +232,6 @@ def _read_channels(paths: Sequence[Path]) -> tuple[Image, ...]:
     if not same_grid(channels):
         raise GeometryError(f"the channels lie on different grids · {', '.join(path.name for path in paths)}")
     return channels
-
-
-def _read_seg(path: Path | None, image: Image) -> Image | None:
-    if path is None:
-        return None
-    labels = read_labels(path)
-    if not labels.geometry.is_close(image.geometry):
-        raise GeometryError(
-            f"the label map's grid {labels.geometry.shape} differs from its image's {image.geometry.shape}, in shape, "
-            f"spacing, origin or direction · {path} · resample the labels onto the image's grid"
-        )
-    return labels
 
 
 def _quality(prediction: Prediction, fixed: Geometry) -> FieldQuality:

@@ -19,20 +19,21 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image
 from biasreg.core.serialization import content_hash
 from biasreg.inference.ensemble import ensemble_displacement
-from biasreg.inference.models import TrainedModel
+from biasreg.inference.models import TrainedModel, training_notices
 from biasreg.inference.native import native_displacement
+from biasreg.inference.plausibility import check_content, content_notices
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
-from biasreg.network.checkpoint import load_checkpoint
+from biasreg.network.checkpoint import check_reference, load_checkpoint
 from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.prealign import foreground_center
 from biasreg.preprocessing.preprocess import (
-    CanonicalImage,
     FrameSource,
     canonical_grid,
     canonical_image,
     read_frame_source,
 )
+from biasreg.preprocessing.storage import reference_hash
 from biasreg.spatial.invert import invert
 from biasreg.spatial.native import moving_coordinates, warp_image
 from biasreg.spatial.warp import in_field_of_view, sample
@@ -79,9 +80,8 @@ class Prediction:
     notices: tuple[str, ...] = ()
 
 
+ROLES = ("moving", "fixed")
 ROUNDING_VOXELS = 1e-3  # far below what a registration can be right by
-# Beyond this fraction the user is told that the network did not see all of the anatomy.
-OUTSIDE_NOTICE = 0.02
 
 
 @contextmanager
@@ -123,11 +123,17 @@ class Predictor:
             The predictor.
 
         Raises:
-            CheckpointError: If a checkpoint cannot be read, or was trained with another configuration than the model's.
+            CheckpointError: If a checkpoint cannot be read, or was trained with another configuration or reference
+                image than the model's.
             ImageError: If the reference image of an affine pre-alignment is missing or damaged.
         """
-        networks = [_load_network(path, model.configuration) for path in model.checkpoints]
-        return cls(networks, read_frame_source(model.configuration.preprocessing, model.folder), device)
+        plans = model.configuration.preprocessing
+        frames = read_frame_source(plans, model.folder)
+        reference = reference_hash(model.folder, plans)
+        networks = [_load_network(path, model.configuration, reference) for path in model.checkpoints]
+        for notice in training_notices(model):
+            logger.warning("%s", notice)
+        return cls(networks, frames, device)
 
     def register(self, moving: Sequence[Image], fixed: Sequence[Image]) -> Prediction:
         """Register a pair.
@@ -140,7 +146,7 @@ class Predictor:
             The registered pair.
 
         Raises:
-            ImageError: If the number of channels is not the model's.
+            ImageError: If the number of channels is not the model's, or an image shows nothing.
             PredictionError: If a network gives numbers that are not finite.
         """
         self._check_channels(moving, fixed)
@@ -154,6 +160,8 @@ class Predictor:
             canonical = [
                 canonical_image(image, frame, plans) for image, frame in zip((moving, fixed), frames, strict=True)
             ]
+            for name, image, item in zip(ROLES, (moving, fixed), canonical, strict=True):
+                check_content(name, image, item)
         with timed(seconds, "network"):
             tensors = [torch.from_numpy(item.image)[None].to(self.device) for item in canonical]
             forward = ensemble_displacement(self.networks, tensors[0], tensors[1])
@@ -176,12 +184,16 @@ class Predictor:
             inverse_error=inverse_error,
             warped=warped,
             seconds=seconds,
-            notices=_notices(canonical),
+            notices=tuple(
+                notice
+                for name, item in zip(ROLES, canonical, strict=True)
+                for notice in content_notices(name, item, grid)
+            ),
         )
 
     def _check_channels(self, moving: Sequence[Image], fixed: Sequence[Image]) -> None:
         expected = len(self.frames.plans.normalization)
-        for name, image in (("moving", moving), ("fixed", fixed)):
+        for name, image in zip(ROLES, (moving, fixed), strict=True):
             if len(image) != expected:
                 raise ImageError(
                     f"the {name} image has {len(image)} channel(s), the model was trained with {expected} · "
@@ -189,8 +201,9 @@ class Predictor:
                 )
 
 
-def _load_network(path: Path, configuration: Configuration) -> BIASNet:
+def _load_network(path: Path, configuration: Configuration, reference: str | None) -> BIASNet:
     checkpoint = load_checkpoint(path, content_hash(configuration))
+    check_reference(path, checkpoint.identity, reference)
     network = build_network(configuration.network)
     try:
         network.load_state_dict(checkpoint.network)
@@ -258,13 +271,4 @@ def _inverse_error(displacement: NDArray, fixed: Geometry, inverse: NDArray, mov
         mean_mm=float(distance.mean(dtype=np.float64)),
         percentile95_mm=float(np.percentile(distance, 95)),
         max_mm=float(distance.max()),
-    )
-
-
-def _notices(canonical: Sequence[CanonicalImage]) -> tuple[str, ...]:
-    return tuple(
-        f"{100 * item.foreground_outside:.1f} % of the {name} image's anatomy lies outside the grid that the network "
-        "sees; there the field is continued from the grid's border"
-        for name, item in zip(("moving", "fixed"), canonical, strict=True)
-        if item.foreground_outside > OUTSIDE_NOTICE
     )

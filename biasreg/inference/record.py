@@ -12,7 +12,7 @@ import torch
 import biasreg
 from biasreg.core.pairs import PairFiles
 from biasreg.core.serialization import file_hash
-from biasreg.inference.models import TrainedModel
+from biasreg.inference.models import TrainedModel, training_notices
 from biasreg.inference.predictor import InverseError
 
 Role = Literal["moving", "fixed", "moving_seg", "fixed_seg"]
@@ -42,12 +42,14 @@ class Provenance:
         checkpoints: SHA-256 of each checkpoint by its path in the model's folder, as `fold_0/checkpoint_best.pth`.
         device: Name of the GPU, or kind of device.
         versions: Version of biasreg, torch and Python.
+        notices: What a user should know about the model, such as folds that were not trained to their end.
     """
 
     model: str
     checkpoints: dict[str, str]
     device: str
     versions: dict[str, str]
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ def describe_run(model: TrainedModel, device: torch.device) -> Provenance:
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
+        notices=training_notices(model),
     )
 
 

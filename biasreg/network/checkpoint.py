@@ -14,7 +14,7 @@ from biasreg.core.errors import CheckpointError
 from biasreg.core.serialization import atomic_write, content_hash, from_json, to_json
 from biasreg.planning.plans import Configuration
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LATEST = "checkpoint_latest.pth"
 BEST = "checkpoint_best.pth"
 
@@ -47,6 +47,8 @@ class Identity:
         plans_name: Name of the plans.
         configuration_name: Name of the configuration.
         configuration: The configuration itself.
+        reference_hash: SHA-256 of the reference image that all cases are aligned to; None unless pre-alignment is
+            `affine`.
         run: What the run was started with.
     """
 
@@ -54,6 +56,7 @@ class Identity:
     plans_name: str
     configuration_name: str
     configuration: Configuration
+    reference_hash: str | None
     run: RunSettings
 
 
@@ -76,6 +79,16 @@ class Checkpoint:
     optimizer: dict[str, Any] | None
     random_states: dict[str, Tensor]
     versions: dict[str, str]
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self.progress.get("history", ()))
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether any epoch so far was validated with a usable score."""
+        return self.progress.get("best") is not None
 
 
 def capture(
@@ -131,12 +144,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path, expected_hash: str | None = None) -> Checkpoint:
+def load_checkpoint(path: Path, expected_hash: str | None = None, *, lazy: bool = False) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Args:
         path: A file that `save_checkpoint` wrote.
         expected_hash: Content hash of the configuration at hand, when it must be the checkpoint's own.
+        lazy: Leave the tensors on disk until they are used, for who wants to know the rest.
 
     Raises:
         CheckpointError: If the file is missing, damaged, of another format, or of another configuration.
@@ -144,26 +158,50 @@ def load_checkpoint(path: Path, expected_hash: str | None = None) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path} · train this fold first")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
+    except PermissionError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: permission denied · ask its owner for the right to read it"
+        ) from error
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint ({type(error).__name__}: {error}) · it is damaged or of another "
-            "program · restore it from a copy, or train anew with --overwrite"
+            "program · restore it from a copy, or train this fold again"
         ) from error
     version = content.pop("format_version", None) if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has checkpoint format {version}, this biasreg reads format {FORMAT_VERSION} · use the version of "
-            "biasreg that wrote it, or train anew with --overwrite"
+            f"{path} has checkpoint format {version}, this biasreg reads format {FORMAT_VERSION} · train this fold "
+            "again, or use the version of biasreg that wrote it"
         )
     found_hash = content.pop("configuration_hash")
     if expected_hash is not None and found_hash != expected_hash:
         raise CheckpointError(
             f"{path} belongs to another configuration (hash {found_hash[:12]}) than the plans at hand (hash "
-            f"{expected_hash[:12]}) · plan under another name, or train anew with --overwrite"
+            f"{expected_hash[:12]}) · restore those plans, or train this fold again"
         )
     content["identity"] = from_json(Identity, content["identity"], where=f"{path}: identity")
     return Checkpoint(**content)
+
+
+def check_reference(path: Path, identity: Identity, found_hash: str | None) -> None:
+    """Refuse a reference image that a checkpoint was not trained with.
+
+    Args:
+        path: The checkpoint, for the message.
+        identity: Its identity.
+        found_hash: SHA-256 of the reference image at hand; None without affine pre-alignment.
+
+    Raises:
+        CheckpointError: It is another one.
+    """
+    if identity.reference_hash != found_hash:
+        trained, found = (value[:12] if value else "none" for value in (identity.reference_hash, found_hash))
+        raise CheckpointError(
+            f"the reference image that cases are aligned to (reference.nii.gz, hash {found}) is not the one that this "
+            f"fold was trained with (hash {trained}) · {path} · restore that image from a copy, or train this fold "
+            "again"
+        )
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], Configuration]:

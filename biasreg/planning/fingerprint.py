@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from biasreg.core.dataset import Case, Dataset, DatasetJson, Pairing
+from biasreg.core.dataset import Case, Dataset
+from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.parallel import map_cases
@@ -76,7 +77,8 @@ class AlignmentScores:
         none: Score in world coordinates as the headers state them.
         center: Score with the centres of the foreground boxes on each other.
         affine: Score after affine registration.
-        reference: The case that it was aligned to: the reference case, or within subjects one of the same subject.
+        reference: The case that it was aligned to: the reference case, within subjects one of the same subject, or
+            the fixed case of a listed pair.
     """
 
     case: str
@@ -96,7 +98,8 @@ class Fingerprint:
         reference_case: The case whose foreground extents are closest to the median; one with labels if there are any.
         cases: Facts per training case, sorted by identifier.
         alignment: Scores of a deterministic sample of pairs.
-        dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, subjects and modalities.
+        dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, listed pairs, subjects
+            and modalities.
     """
 
     schema_version: int
@@ -128,7 +131,8 @@ def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, e
     reference = choose_reference(facts)
     # Later steps see any image as one of the common modality; so must the measurement of what they do.
     seen = [replace(case, modality=modality) for case in cases.values()]
-    sample = {case.identifier: (other, case) for other, case in sample_pairs(seen, reference, dataset.json.pairing)}
+    pairs = sample_pairs(seen, reference, dataset.json)
+    sample = {f"{case.identifier} on {other.identifier}": (other, case) for other, case in pairs}
     scores = tuple(map_cases(measure_alignment, sample, executor, "alignment sample").values())
     return Fingerprint(
         schema_version=FINGERPRINT_SCHEMA_VERSION,
@@ -147,9 +151,10 @@ def dataset_hash(json: DatasetJson) -> str:
         json: The contents of `dataset.json`.
 
     Returns:
-        SHA-256, hex. Pairs, test pairs and descriptions do not enter it.
+        SHA-256, hex. Test pairs and descriptions do not enter it, and pairs only where they alone are trained on.
     """
-    return content_hash(replace(json, name="", pairs=(), test_pairs=(), licence="", reference="", description=""))
+    pairs = json.pairs if json.pairing == "listed" else ()
+    return content_hash(replace(json, name="", pairs=pairs, test_pairs=(), licence="", reference="", description=""))
 
 
 def describe_case(case: Case, label_values: Sequence[int], modality: str | None = None) -> CaseFingerprint:
@@ -228,23 +233,26 @@ def choose_reference(cases: Sequence[CaseFingerprint]) -> str:
     return min(zip(unlabelled, distance, (case.identifier for case in cases), strict=True))[2]
 
 
-def sample_pairs(cases: Sequence[Case], reference: str, pairing: Pairing) -> list[tuple[Case, Case]]:
+def sample_pairs(cases: Sequence[Case], reference: str, json: DatasetJson) -> list[tuple[Case, Case]]:
     """Choose the pairs that alignment is measured on, evenly spaced, those with labels first.
 
     Args:
         cases: All cases.
         reference: Identifier of the reference case.
-        pairing: Pairing of the dataset.
+        json: Says which pairs make sense.
 
     Returns:
-        At most `ALIGNMENT_SAMPLE` pairs (aligned to, aligned): each of a case with the reference case; within subjects
-        of a case with the first one of its subject.
+        At most `ALIGNMENT_SAMPLE` pairs (aligned to, aligned): listed pairs where the dataset trains on them alone;
+        within subjects each of a case with the first one of its subject; else of a case with the reference case.
     """
-    (standard,) = (case for case in cases if case.identifier == reference)
-    first: dict[str, Case] = {}
-    for case in cases:
-        first.setdefault(case.subject, case if pairing == "intra-subject" else standard)
-    pairs = [(first[case.subject], case) for case in cases if case is not first[case.subject]]
+    by_name = {case.identifier: case for case in cases}
+    if json.pairing == "listed":
+        pairs = [(by_name[pair.fixed], by_name[pair.moving]) for pair in json.pairs]
+    else:
+        first: dict[str, Case] = {}
+        for case in cases:
+            first.setdefault(case.subject, case if json.pairing == "intra-subject" else by_name[reference])
+        pairs = [(first[case.subject], case) for case in cases if case is not first[case.subject]]
     pool = [pair for pair in pairs if pair[0].labels and pair[1].labels] or pairs
     indices = np.unique(np.linspace(0, len(pool) - 1, min(ALIGNMENT_SAMPLE, len(pool))).round().astype(int))
     return [pool[index] for index in indices]

@@ -95,6 +95,19 @@ def choose_spacing(
     return Decision((x, y, z), why)
 
 
+def is_coarser(spacing: Triple, spacings: Sequence[Triple]) -> bool:
+    """Tell whether a planned voxel is larger than those of the data, by more than rounding.
+
+    Args:
+        spacing: Planned spacing in mm along x, y, z.
+        spacings: Spacing of each case, likewise.
+
+    Returns:
+        True if it is coarser than their median along any axis.
+    """
+    return bool((np.array(spacing) > np.median(spacings, axis=0) * np.sqrt(COARSENING_STEP)).any())
+
+
 def choose_stages(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decision[int]:
     """Choose the number of encoder stages: as many as leave three voxels along each side of the deepest features.
 

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from biasreg.core.parallel import GIB
+
 # Peak memory of one training step (both images, the ARDC pass, gradients), per voxel of the grid and per channel of the
 # finest decoder features. Measured on the CPU build by `benchmarks/training_step.py`; the activations of level 0
 # dominate, so the figure holds from narrow to wide networks within about a factor of 1.5.
@@ -11,7 +13,6 @@ BYTES_PER_VOXEL_AND_CHANNEL = 2250.0
 CPU_VOXEL_BUDGET = 80_000
 # Memory that is left to the framework, the weights and the optimiser.
 RESERVED_GIB = 1.5
-GIB = 2.0**30
 
 
 def voxel_budget(device: Literal["cpu", "cuda"], memory_gib: float, channels: int) -> int:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from biasreg.core.dataset import DatasetJson
+from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.errors import DatasetError
 from biasreg.core.serialization import content_hash
 from biasreg.planning import grid_rules, rules
@@ -65,7 +65,7 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
     training, training_why = _plan_training(fingerprint, preprocessing, preset.value, has_labels=has_labels)
     voxels = preprocessing.patch_size[0] * preprocessing.patch_size[1] * preprocessing.patch_size[2]
     predicted = step_memory_gib(voxels, network.decoder_channels[0])
-    coarsened = "coarsened" in why["spacing"]
+    coarsened = grid_rules.is_coarser(preprocessing.spacing, _spacings(fingerprint))
     name = LOW_RESOLUTION if coarsened else FULL_RESOLUTION
     why = {
         "device": f"{preset.why}; about {predicted:.1f} of {target.memory_gib:g} GiB expected",
@@ -125,7 +125,7 @@ def _plan_grid(
 ) -> tuple[grid_rules.Triple, grid_rules.Shape, int, dict[str, str]]:
     """Decide spacing, patch size and number of stages, which depend on each other."""
     field_of_view = grid_rules.choose_field_of_view([case.foreground_extent_mm for case in fingerprint.cases])
-    spacings = [grid_rules.world_spacing(case.geometry) for case in fingerprint.cases]
+    spacings = _spacings(fingerprint)
     # A deeper pyramid needs a larger divisor, and so more padding: take the deepest that its own grid still allows.
     for depth in range(max_stages, 0, -1):
         spacing = grid_rules.choose_spacing(spacings, field_of_view.value, 2 ** (depth + 1), budget_voxels)
@@ -140,6 +140,10 @@ def _plan_grid(
         "patch_size": patch_size.why,
     }
     return spacing.value, patch_size.value, stages.value, why
+
+
+def _spacings(fingerprint: Fingerprint) -> list[grid_rules.Triple]:
+    return [grid_rules.world_spacing(case.geometry) for case in fingerprint.cases]
 
 
 def _plan_network(

@@ -7,6 +7,8 @@ takes plain arguments. Each decision is made once, by a rule of `planning/rules.
 from dataclasses import dataclass
 from typing import Literal
 
+from biasreg.core.dataset_json import Pairing
+
 PLANS_SCHEMA_VERSION = 1
 DEFAULT_PLANS_NAME = "biasregPlans"
 
@@ -222,7 +224,7 @@ class Plans:
     fingerprint_hash: str
     device: Literal["cpu", "cuda"]
     memory_gib: float
-    pairing: Literal["inter-subject", "intra-subject", "listed"]
+    pairing: Pairing
     default_configuration: str
     configurations: dict[str, Configuration]
     why: dict[str, str]

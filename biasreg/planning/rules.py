@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from biasreg.core.dataset_json import Pairing
 from biasreg.planning.decision import Decision
 from biasreg.planning.fingerprint import AlignmentScores, ChannelStatistics
 from biasreg.planning.foreground import common_modality
@@ -14,6 +15,11 @@ PAPER_LEVELS = 4
 # A pre-alignment is taken when it raises the score (Dice or correlation) by this much over the simpler one.
 ALIGNMENT_GAIN = 0.02
 MANY_LABELS = 8
+_ALIGNED = {
+    "inter-subject": "cases against the reference case",
+    "intra-subject": "pairs within subjects; no affine map within a subject",
+    "listed": "listed pairs",
+}
 
 
 class DevicePreset(NamedTuple):
@@ -103,7 +109,7 @@ def choose_normalization(modality: str, channels: Sequence[ChannelStatistics]) -
     return Decision(ChannelNormalization("percentile", 0.5, 99.5), why)
 
 
-def choose_prealignment(scores: Sequence[AlignmentScores], pairing: str) -> Decision[PreAlignment]:
+def choose_prealignment(scores: Sequence[AlignmentScores], pairing: Pairing) -> Decision[PreAlignment]:
     """Choose the pre-alignment by what it gains on the sample.
 
     Args:
@@ -129,8 +135,7 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: str) -> Deci
     if means["affine"] > means[chosen] + ALIGNMENT_GAIN and not within:
         chosen = "affine"
     measured = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-    against = "pairs within subjects; no affine map within a subject" if within else "cases against the reference case"
-    return Decision(chosen, f"mean score of {len(scores)} {against}: {measured}")
+    return Decision(chosen, f"mean score of {len(scores)} {_ALIGNED[pairing]}: {measured}")
 
 
 def choose_modality(modalities: Sequence[str]) -> Decision[str]:
@@ -164,7 +169,7 @@ def choose_similarity(modalities: Sequence[str]) -> Decision[Similarity]:
     return Decision("lncc", f"all cases are {kinds[0]}")
 
 
-def choose_integration(pairing: str) -> Decision[int]:
+def choose_integration(pairing: Pairing) -> Decision[int]:
     """Choose whether the residual fields are integrated to diffeomorphisms.
 
     Args:

@@ -1,4 +1,4 @@
-"""The records in a dataset's preprocessed folder: fingerprint, plans and folds, read with care."""
+"""The records in a dataset's preprocessed folder: what fits the dataset is kept, anything else refused or made anew."""
 
 import logging
 import re
@@ -7,67 +7,37 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 from biasreg.core.dataset import Dataset
-from biasreg.core.errors import PlansError, RecordError
+from biasreg.core.dataset_json import DATASET_FILE
+from biasreg.core.errors import DatasetError, PlansError, RecordError
 from biasreg.core.parallel import map_cases
-from biasreg.core.serialization import from_json, read_json, read_record, to_json, write_json
+from biasreg.core.serialization import from_json, read_record, to_json, write_json
+from biasreg.planning.files import SPLITS_FILE, read_folds, read_version
 from biasreg.planning.fingerprint import FINGERPRINT_SCHEMA_VERSION, Fingerprint, dataset_hash, source_hash
-from biasreg.planning.plans import PLANS_SCHEMA_VERSION, Plans
-from biasreg.planning.splits import Fold, fits, make_splits
+from biasreg.planning.splits import Fold, check_folds, fits, make_splits
 
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
-SPLITS_FILE = "splits_final.json"
-DATASET_FILE = "dataset.json"
 PLANS_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
-def read_fingerprint(folder: Path, reference: str) -> Fingerprint:
-    """Read the fingerprint of a dataset.
+def read_fingerprint(path: Path, remedy: str) -> Fingerprint:
+    """Read a fingerprint.
 
     Args:
-        folder: The dataset's preprocessed folder.
-        reference: Dataset id or name, for the message.
+        path: Its file.
+        remedy: What to do when there is none, or one of another version, for the message.
 
     Returns:
         The fingerprint.
 
     Raises:
         PlansError: If there is none, or one of another version.
+        RecordError: If the file is damaged.
     """
-    path = folder / FINGERPRINT_FILE
     if not path.is_file():
-        raise PlansError(f"no fingerprint · {path} · run `biasreg_extract_fingerprint -d {reference}`")
-    _check_schema(path, FINGERPRINT_SCHEMA_VERSION, f"biasreg_extract_fingerprint -d {reference}")
-    return read_record(path, Fingerprint)
-
-
-def read_plans(folder: Path, plans_name: str, reference: str) -> Plans:
-    """Read the plans of a dataset.
-
-    Args:
-        folder: The dataset's preprocessed folder.
-        plans_name: Name of the plans.
-        reference: Dataset id or name, for the message.
-
-    Returns:
-        The plans.
-
-    Raises:
-        PlansError: If there are none, or ones of another version.
-    """
-    path = folder / f"{plans_name}.json"
-    if not path.is_file():
-        raise PlansError(f"no plans · {path} · run `biasreg_plan_and_preprocess -d {reference}`")
-    _check_schema(path, PLANS_SCHEMA_VERSION, f"biasreg_plan_and_preprocess -d {reference}")
-    return read_record(path, Plans)
-
-
-def _check_schema(path: Path, version: int, command: str) -> None:
-    data = read_json(path)
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != version:
-        raise PlansError(f"written by another version (schema {found}, not {version}) · {path} · run `{command}`")
+        raise PlansError(f"no fingerprint · {path} · {remedy}")
+    return from_json(Fingerprint, read_version(path, FINGERPRINT_SCHEMA_VERSION, remedy), where=str(path))
 
 
 def check_plans_name(plans_name: str) -> None:
@@ -87,14 +57,14 @@ def check_plans_name(plans_name: str) -> None:
         )
 
 
-def check_belongs(fingerprint: Fingerprint, dataset: Dataset, folder: Path, reference: str) -> None:
+def check_belongs(fingerprint: Fingerprint, dataset: Dataset, path: Path, remedy: str) -> None:
     """Refuse a fingerprint of other cases, or of another `dataset.json`; the files themselves are not read.
 
     Args:
         fingerprint: The fingerprint.
         dataset: The raw dataset.
-        folder: The dataset's preprocessed folder, for the message.
-        reference: Dataset id or name, for the message.
+        path: The fingerprint's file, for the message.
+        remedy: What to do, for the message.
 
     Raises:
         PlansError: If they do not belong together.
@@ -103,10 +73,7 @@ def check_belongs(fingerprint: Fingerprint, dataset: Dataset, folder: Path, refe
     if known == present and fingerprint.dataset_hash == dataset_hash(dataset.json):
         return
     what = f"cases {', '.join(sorted(known ^ present))}" if known != present else "dataset.json"
-    raise PlansError(
-        f"the dataset has changed since its fingerprint was taken ({what}) · {folder / FINGERPRINT_FILE} · "
-        f"run `biasreg_extract_fingerprint -d {reference}`, then plan again"
-    )
+    raise PlansError(f"the dataset has changed since its fingerprint was taken ({what}) · {path} · {remedy}")
 
 
 def current_fingerprint(path: Path, dataset: Dataset, executor: Executor) -> Fingerprint | None:
@@ -134,27 +101,53 @@ def current_fingerprint(path: Path, dataset: Dataset, executor: Executor) -> Fin
     return fingerprint if known == map_cases(source_hash, cases, executor, "looking for changes") else None
 
 
-def write_splits(path: Path, subjects: dict[str, str], pairs: Sequence[tuple[str, str]] = ()) -> None:
-    """Write the folds, unless those that are there fit the cases; what does not fit is kept beside as `.bak`.
+def settle_folds(path: Path, dataset: Dataset) -> tuple[Fold, ...]:
+    """Take the folds that are there if they fit the dataset, else make new ones; nothing is written.
+
+    Args:
+        path: The file of the folds; may be missing.
+        dataset: The raw dataset.
+
+    Returns:
+        The folds.
+
+    Raises:
+        DatasetError: If the dataset cannot be split, or the training cases of a fold hold no pair.
+    """
+    subjects = {case.identifier: case.subject for case in dataset.cases("Tr")}
+    pairing = dataset.json.pairing
+    pairs = [(pair.moving, pair.fixed) for pair in dataset.json.pairs] if pairing == "listed" else []
+    known = _known_folds(path)
+    if known is None or not fits(known, subjects):
+        folds = make_splits(subjects, pairs)
+        check_folds(folds, subjects, pairing, pairs)
+        return folds
+    try:
+        check_folds(known, subjects, pairing, pairs)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from None
+    return known
+
+
+def write_folds(path: Path, folds: Sequence[Fold]) -> None:
+    """Write folds; other ones that are there are kept beside as `.bak`.
 
     Args:
         path: The file of the folds.
-        subjects: Subject of each case identifier.
-        pairs: Listed pairs, when the dataset trains on them alone.
-
-    Raises:
-        DatasetError: If there are fewer than two subjects.
+        folds: The folds.
     """
-    folds = make_splits(subjects, pairs)
     if path.is_file():
-        try:
-            known = from_json(tuple[Fold, ...], read_json(path), where=str(path))
-        except RecordError as error:
-            logger.warning("the folds cannot be read and are made anew: %s", error)
-        else:
-            if fits(known, subjects):
-                logger.info("folds kept: %s", path)
-                return
-            logger.warning("the folds do not fit the cases, or mix subjects: they are made anew (%s)", path)
-        path.replace(path.with_name(f"{path.name}.bak"))
+        if _known_folds(path) == folds:
+            logger.info("folds kept: %s", path)
+            return
+        backup = path.with_name(f"{path.name}.bak")
+        path.replace(backup)
+        logger.warning("the folds that were there are damaged or do not fit the cases: made anew (old: %s)", backup)
     write_json(path, [to_json(fold) for fold in folds])
+
+
+def _known_folds(path: Path) -> tuple[Fold, ...] | None:
+    try:
+        return read_folds(path)
+    except RecordError:
+        return None

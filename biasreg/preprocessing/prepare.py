@@ -5,40 +5,42 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from biasreg.core.dataset import Dataset, read_dataset, scan_cases
+from biasreg.core.dataset import SPLITS, Dataset, read_dataset, scan_cases
+from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import ImageError, PlansError
 from biasreg.core.image_io import read_geometry
 from biasreg.core.parallel import memory_per_case_gib, number_of_workers, process_executor
-from biasreg.core.paths import Roots, find_dataset
+from biasreg.core.paths import Roots, check_writable, find_dataset
 from biasreg.core.serialization import atomic_write, content_hash, write_record
 from biasreg.core.verification import verify_dataset
+from biasreg.planning.files import SPLITS_FILE, command_line, read_dataset_plans
 from biasreg.planning.fingerprint import Fingerprint
 from biasreg.planning.fingerprint import extract_fingerprint as extract_facts
 from biasreg.planning.planner import FULL_RESOLUTION, LOW_RESOLUTION, Target
 from biasreg.planning.planner import plan_experiment as decide
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
 from biasreg.preprocessing.dataset_records import (
-    DATASET_FILE,
     FINGERPRINT_FILE,
-    SPLITS_FILE,
     check_belongs,
     check_plans_name,
     current_fingerprint,
     read_fingerprint,
-    read_plans,
-    write_splits,
+    settle_folds,
+    write_folds,
 )
 from biasreg.preprocessing.prealign import measure_alignment
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.storage import clear_folder, configuration_folder
 
 logger = logging.getLogger(__name__)
+
+WRITING_ADVICE = "get the permission, or give another root with --preprocessed"
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,13 @@ def plan_and_preprocess(
     Raises:
         BiasregError: As the three steps do.
     """
-    dataset = read_dataset(find_dataset(reference, roots.raw))
+    check_plans_name(options.plans_name)
+    dataset, folder = _open(roots, reference)
     with _case_executor(dataset, options, executor) as shared:
-        extract_fingerprint(roots, reference, options, shared)
+        if options.verify:
+            _verify(dataset, shared)
+        settle_folds(folder / SPLITS_FILE, dataset)  # refuses what cannot be trained before the facts take their time
+        extract_fingerprint(roots, reference, replace(options, verify=False), shared)
         plans = plan_experiment(roots, reference, options)
         preprocess(roots, reference, options, shared)
     return plans
@@ -105,14 +111,13 @@ def extract_fingerprint(
 
     Raises:
         DatasetError: If the dataset has faults; all of them are named.
+        InputError: If the dataset's preprocessed folder cannot be written to.
     """
-    dataset = read_dataset(find_dataset(reference, roots.raw))
-    folder = roots.preprocessed / dataset.full_name
+    dataset, folder = _open(roots, reference)
     path = folder / FINGERPRINT_FILE
     with _case_executor(dataset, options, executor) as shared:
         if options.verify:
-            verify_dataset(dataset, shared)
-            logger.info("%s: no faults found in %d cases", dataset.full_name, len(dataset.cases("Tr")))
+            _verify(dataset, shared)
         known = None if options.clean else current_fingerprint(path, dataset, shared)
         if known is not None:
             logger.info("fingerprint kept: the raw files have not changed (%s)", path)
@@ -137,22 +142,18 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
 
     Raises:
         PlansError: If there is no fingerprint, it does not belong to the dataset, or the name of the plans is unusable.
+        DatasetError: If the dataset cannot be split into folds that each hold a pair to train on.
+        InputError: If the dataset's preprocessed folder cannot be written to.
     """
     check_plans_name(options.plans_name)
-    dataset = read_dataset(find_dataset(reference, roots.raw))
-    folder = roots.preprocessed / dataset.full_name
-    fingerprint = read_fingerprint(folder, reference)
-    check_belongs(fingerprint, dataset, folder, reference)
+    dataset, folder = _open(roots, reference)
+    fingerprint = _read_own_fingerprint(folder, dataset, reference, options)
+    folds = settle_folds(folder / SPLITS_FILE, dataset)
     plans = decide(fingerprint, dataset.json, Target(options.device, options.memory_gib, options.plans_name))
     with atomic_write(folder / DATASET_FILE) as temporary:
         shutil.copyfile(dataset.folder / DATASET_FILE, temporary)
     write_record(folder / f"{options.plans_name}.json", plans)
-    listed = dataset.json.pairs if dataset.json.pairing == "listed" else ()
-    write_splits(
-        folder / SPLITS_FILE,
-        {case.identifier: case.subject for case in fingerprint.cases},
-        [(pair.moving, pair.fixed) for pair in listed],
-    )
+    write_folds(folder / SPLITS_FILE, folds)
     for topic, reason in plans.why.items():
         logger.info("%s: %s", topic, reason)
     chosen = plans.configurations[plans.default_configuration].preprocessing
@@ -174,20 +175,20 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
 
     Raises:
         PlansError: If fingerprint or plans are missing, or do not belong together.
+        InputError: If the folder of the cases cannot be written to.
         BiasregError: If a case cannot be read or stored.
     """
-    dataset = read_dataset(find_dataset(reference, roots.raw))
-    dataset_folder = roots.preprocessed / dataset.full_name
-    fingerprint = read_fingerprint(dataset_folder, reference)
-    check_belongs(fingerprint, dataset, dataset_folder, reference)
-    plans = read_plans(dataset_folder, options.plans_name, reference)
+    dataset, dataset_folder = _open(roots, reference)
+    fingerprint = _read_own_fingerprint(dataset_folder, dataset, reference, options)
+    plans = read_dataset_plans(dataset_folder, options.plans_name, reference)
     if plans.fingerprint_hash != content_hash(fingerprint):
         raise PlansError(
             f"the plans follow another fingerprint than the one at hand · {dataset_folder} · "
-            f"run `biasreg_plan_experiment -d {reference}`"
+            f"run `{command_line('biasreg_plan_experiment', reference, options.plans_name)}`"
         )
     name = plans.default_configuration
     folder = configuration_folder(dataset_folder, plans.plans_name, name)
+    check_writable(folder, WRITING_ADVICE)
     _report_unused(dataset_folder, plans)
     if options.clean:
         clear_folder(folder)
@@ -195,6 +196,30 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
         preprocess_dataset(dataset, fingerprint, plans.configurations[name].preprocessing, folder, shared)
     logger.info("preprocessed cases are in %s", folder)
     return folder
+
+
+def _open(roots: Roots, reference: str) -> tuple[Dataset, Path]:
+    """Read what a raw dataset is, and find its preprocessed folder, which must be one that can be written to."""
+    dataset = read_dataset(find_dataset(reference, roots.raw))
+    folder = roots.preprocessed / dataset.full_name
+    check_writable(folder, WRITING_ADVICE)
+    return dataset, folder
+
+
+def _verify(dataset: Dataset, executor: Executor) -> None:
+    verify_dataset(dataset, executor)
+    training, held_out = (len(dataset.cases(split)) for split in SPLITS)
+    logger.info("%s: no faults found in %d training and %d held-out cases", dataset.full_name, training, held_out)
+
+
+def _read_own_fingerprint(folder: Path, dataset: Dataset, reference: str, options: PrepareOptions) -> Fingerprint:
+    """Read the fingerprint of a dataset, unless the dataset has changed since."""
+    path = folder / FINGERPRINT_FILE
+    extract = f"run `{command_line('biasreg_extract_fingerprint', reference)}`"
+    fingerprint = read_fingerprint(path, extract)
+    again = command_line("biasreg_plan_experiment", reference, options.plans_name)
+    check_belongs(fingerprint, dataset, path, f"{extract}, then `{again}`")
+    return fingerprint
 
 
 def _report_unused(dataset_folder: Path, plans: Plans) -> None:

@@ -15,8 +15,8 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, read_image, read_labels, write_image
 from biasreg.core.parallel import map_cases
 from biasreg.core.serialization import file_hash
-from biasreg.planning.fingerprint import Fingerprint, source_hash
-from biasreg.planning.foreground import foreground_mask
+from biasreg.planning.fingerprint import Fingerprint, source_hash, world_box
+from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.normalization import normalize
 from biasreg.preprocessing.prealign import foreground_center, reference_image, register_affine, translation
@@ -26,6 +26,7 @@ from biasreg.preprocessing.storage import (
     STAMP_FILE,
     StoredCase,
     clear_folder,
+    damaged_arrays,
     find_stored_case,
     is_stamped,
     read_stored_case,
@@ -35,7 +36,7 @@ from biasreg.preprocessing.storage import (
 
 logger = logging.getLogger(__name__)
 
-# Anatomy outside the grid beyond this fraction is reported by case.
+# Anatomy outside the grid beyond this fraction is reported, by case or by pair: the network does not see it.
 OUTSIDE_NOTICE = 0.01
 
 
@@ -46,11 +47,15 @@ class CanonicalImage(NamedTuple):
         image: (C, X, Y, Z) float32 in [0, 1]; 0 outside the image's field of view.
         mask: (X, Y, Z) bool, true inside the field of view.
         foreground_outside: Fraction of the anatomy that lies outside the grid.
+        extent_mm: Sides of the world-aligned box around the anatomy.
+        blank: Per channel, whether normalisation leaves nothing to tell one voxel of the image from another.
     """
 
     image: np.ndarray
     mask: np.ndarray
     foreground_outside: float
+    extent_mm: tuple[float, float, float]
+    blank: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,16 @@ def canonical_image(channels: Sequence[Image], frame: np.ndarray, plans: Preproc
     """
     grid, geometry = canonical_grid(plans), channels[0].geometry
     foreground = foreground_mask(channels[0].array, plans.modality)
-    arrays = [
-        to_canonical(normalize(channel.array, foreground, plan), geometry, grid, frame, fill=0.0)
-        for channel, plan in zip(channels, plans.normalization, strict=True)
+    normalized = [
+        normalize(channel.array, foreground, plan) for channel, plan in zip(channels, plans.normalization, strict=True)
     ]
-    outside = _fraction_outside(foreground, geometry, grid, frame)
-    return CanonicalImage(np.stack(arrays), field_of_view(geometry, grid, frame), outside)
+    return CanonicalImage(
+        image=np.stack([to_canonical(array, geometry, grid, frame, fill=0.0) for array in normalized]),
+        mask=field_of_view(geometry, grid, frame),
+        foreground_outside=_fraction_outside(foreground, geometry, grid, frame),
+        extent_mm=world_box(geometry, bounding_box(foreground))[1],
+        blank=tuple(bool(array.min() == array.max()) for array in normalized),
+    )
 
 
 def preprocess_dataset(
@@ -121,8 +130,8 @@ def preprocess_dataset(
 ) -> None:
     """Preprocess all training cases of a dataset into a folder.
 
-    Complete cases whose raw files have not changed are kept; a folder made with other plans, or aligned to another
-    reference image, is made anew.
+    Complete cases are kept if their arrays are whole and their raw files have not changed; a folder made with other
+    plans, or aligned to another reference image, is made anew.
 
     Args:
         dataset: The raw dataset.
@@ -144,8 +153,11 @@ def preprocess_dataset(
     pending = {name: arguments for name, arguments in known.items() if not complete[name]}
     if len(pending) < len(cases):
         logger.info("%d of %d cases are already preprocessed", len(cases) - len(pending), len(cases))
+    for name in pending:
+        for path in damaged_arrays(folder, name):
+            logger.warning("case %s is preprocessed anew, for an array of it is cut off or damaged: %s", name, path)
     map_cases(preprocess_case, pending, executor, "preprocessing")
-    _report([read_stored_case(folder, name) for name in cases], plans)
+    _report([read_stored_case(folder, name, "run `biasreg_preprocess` again") for name in cases], plans)
 
 
 def preprocess_case(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> StoredCase:

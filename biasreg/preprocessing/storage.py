@@ -13,16 +13,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
 from biasreg.core.errors import PlansError, RecordError
 from biasreg.core.geometry import Geometry
-from biasreg.core.serialization import atomic_write, content_hash, read_record, write_record
+from biasreg.core.serialization import atomic_write, content_hash, file_hash, read_record, write_record
 from biasreg.planning.plans import PreprocessingPlans
 
 STAMP_FILE = "preprocessing.json"
 REFERENCE_FILE = "reference.nii.gz"
+IMAGE, MASK, LABELS = ".npy", "_mask.npy", "_seg.npy"  # what the arrays of a case end in
+ARRAY_ERRORS = (ValueError, EOFError, TypeError, TokenError)  # of np.load; the last two for headers of random bytes
 
 Matrix = tuple[tuple[float, float, float, float], ...]
 
@@ -110,21 +113,42 @@ def is_stamped(folder: Path, plans: PreprocessingPlans, reference_hash: str | No
     return stamp.plans_hash == content_hash(plans) and reference_hash in (None, stamp.reference_hash)
 
 
-def check_stamp(folder: Path, plans: PreprocessingPlans, command: str) -> None:
+def check_stamp(folder: Path, plans: PreprocessingPlans, remedy: str) -> None:
     """Refuse a folder that was not made with these plans.
 
     Args:
         folder: Folder of preprocessed cases.
         plans: The plans.
-        command: The command that makes the folder anew, for the message.
+        remedy: What makes the folder anew, for the message.
 
     Raises:
         PlansError: If the folder is missing or was made with other plans.
     """
     if not (folder / STAMP_FILE).is_file():
-        raise PlansError(f"no preprocessed cases · {folder} · run `{command}`")
+        raise PlansError(f"no preprocessed cases · {folder} · {remedy}")
     if not is_stamped(folder, plans):
-        raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · run `{command}`")
+        raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · {remedy}")
+
+
+def reference_hash(folder: Path, plans: PreprocessingPlans) -> str | None:
+    """Hash the reference image that all cases are aligned to.
+
+    Args:
+        folder: Folder of preprocessed cases, or of a trained model.
+        plans: The plans that it was made with.
+
+    Returns:
+        SHA-256 of the file; None unless pre-alignment is `affine`.
+
+    Raises:
+        PlansError: If it is missing.
+    """
+    if plans.prealignment != "affine":
+        return None
+    path = folder / REFERENCE_FILE
+    if not path.is_file():
+        raise PlansError(f"the reference image is missing · {path} · restore it from a copy, or preprocess again")
+    return file_hash(path)
 
 
 def clear_folder(folder: Path) -> None:
@@ -163,10 +187,10 @@ def write_case(
     Raises:
         OSError: If the disk is full or not writable; no half file is left.
     """
-    record_path, labels_path = (folder / f"{record.identifier}{ending}" for ending in (".json", "_seg.npy"))
+    record_path, labels_path = (folder / f"{record.identifier}{ending}" for ending in (".json", LABELS))
     record_path.unlink(missing_ok=True)  # while the arrays change, the case is not complete
-    _write_array(folder / f"{record.identifier}.npy", image.astype(np.float16))
-    _write_array(folder / f"{record.identifier}_mask.npy", mask.astype(np.uint8))
+    _write_array(folder / f"{record.identifier}{IMAGE}", image.astype(np.float16))
+    _write_array(folder / f"{record.identifier}{MASK}", mask.astype(np.uint8))
     if labels is None:
         labels_path.unlink(missing_ok=True)
     else:
@@ -175,55 +199,72 @@ def write_case(
 
 
 def find_stored_case(folder: Path, identifier: str) -> StoredCase | None:
-    """Read the record of a preprocessed case if all of its files are there.
+    """Read the record of a preprocessed case if all of its files are there, and as long as they say.
 
     Args:
         folder: Folder of preprocessed cases.
         identifier: Case identifier.
 
     Returns:
-        The record; None if a file is missing, or the record is damaged or of another version.
+        The record; None if a file is missing or cut off, or the record is damaged or of another version.
     """
     try:
         record = read_record(folder / f"{identifier}.json", StoredCase)
     except RecordError:
         return None
-    endings = (".npy", "_mask.npy", "_seg.npy") if record.annotated else (".npy", "_mask.npy")
-    return record if all((folder / f"{identifier}{ending}").is_file() for ending in endings) else None
+    return record if all(_is_whole(path) for path in _array_files(folder, record)) else None
 
 
-def read_stored_case(folder: Path, identifier: str) -> StoredCase:
-    """Read the record of a preprocessed case.
+def damaged_arrays(folder: Path, identifier: str) -> tuple[Path, ...]:
+    """Find the arrays of a case that are there but cut off, or no arrays; their values are not read.
 
     Args:
         folder: Folder of preprocessed cases.
         identifier: Case identifier.
 
     Returns:
+        Their files.
+    """
+    paths = [folder / f"{identifier}{ending}" for ending in (IMAGE, MASK, LABELS)]
+    return tuple(path for path in paths if path.is_file() and not _is_whole(path))
+
+
+def read_stored_case(folder: Path, identifier: str, remedy: str) -> StoredCase:
+    """Read the record of a preprocessed case, and see that its arrays are whole; their values are not read.
+
+    Args:
+        folder: Folder of preprocessed cases.
+        identifier: Case identifier.
+        remedy: What makes the case anew, for the message.
+
+    Returns:
         The record.
 
     Raises:
-        PlansError: If the case is not there.
+        PlansError: If the case, or an array of it, is missing or damaged.
     """
     path = folder / f"{identifier}.json"
     if not path.is_file():
-        raise PlansError(f"case {identifier} is not preprocessed · {path} · run `biasreg_preprocess` again")
-    return read_record(path, StoredCase)
+        raise PlansError(f"case {identifier} is not preprocessed · {path} · {remedy}")
+    record = read_record(path, StoredCase)
+    for array in _array_files(folder, record):
+        _load_array(array, remedy)
+    return record
 
 
 def load_image(folder: Path, identifier: str) -> np.ndarray:
     """Map a case's image into memory: (C, X, Y, Z), float16, in [0, 1]."""
-    return _load_array(folder / f"{identifier}.npy")
+    return _load_array(folder / f"{identifier}{IMAGE}")
 
 
 def load_mask(folder: Path, identifier: str) -> np.ndarray:
     """Map the mask of a case's values into memory: (X, Y, Z), uint8."""
-    return _load_array(folder / f"{identifier}_mask.npy")
+    return _load_array(folder / f"{identifier}{MASK}")
 
 
 def load_labels(folder: Path, identifier: str) -> np.ndarray:
     """Map a case's classes into memory: (X, Y, Z), zeros for a case without labels."""
-    path = folder / f"{identifier}_seg.npy"
+    path = folder / f"{identifier}{LABELS}"
     return _load_array(path) if path.is_file() else np.zeros(load_mask(folder, identifier).shape, dtype=np.uint8)
 
 
@@ -232,6 +273,25 @@ def _write_array(path: Path, array: np.ndarray) -> None:
         np.save(file, np.ascontiguousarray(array))
 
 
-def _load_array(path: Path) -> np.ndarray:
-    array: np.ndarray = np.load(path, mmap_mode="r")
+def _load_array(path: Path, remedy: str = "run `biasreg_preprocess` again") -> np.ndarray:
+    """Map an array into memory, which fails at once if the file is shorter than its header says."""
+    try:
+        array: np.ndarray = np.load(path, mmap_mode="r")
+    except OSError as error:
+        raise PlansError(f"an array cannot be read: {error.strerror} · {path} · {remedy}") from error
+    except ARRAY_ERRORS as error:
+        raise PlansError(f"an array is cut off or damaged ({error}) · {path} · {remedy}") from error
     return array
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _load_array(path)
+    except PlansError:
+        return False
+    return True
+
+
+def _array_files(folder: Path, record: StoredCase) -> list[Path]:
+    endings = (IMAGE, MASK, LABELS) if record.annotated else (IMAGE, MASK)
+    return [folder / f"{record.identifier}{ending}" for ending in endings]

@@ -22,8 +22,9 @@ from batchgenerators.transforms.color_transforms import (
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 
 from biasreg.losses.objective import PairBatch
+from biasreg.planning.pairing import Pair
 from biasreg.preprocessing.storage import load_image, load_labels, load_mask
-from biasreg.training.sampling import Pair, PairSampler
+from biasreg.training.sampling import PairSampler
 
 # Half of nnU-Net's ranges: its images have unit variance, ours lie in [0, 1] and must stay comparable to each other.
 NOISE_STD = (0.0, 0.05)

@@ -10,13 +10,22 @@ import torch
 
 import biasreg
 from biasreg.core.errors import CheckpointError, InputError
-from biasreg.core.paths import Roots
+from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
 from biasreg.losses.objective import ObjectiveSettings
 from biasreg.network.build import build_network
-from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, load_checkpoint
+from biasreg.network.checkpoint import (
+    BEST,
+    LATEST,
+    Checkpoint,
+    Identity,
+    RunSettings,
+    check_reference,
+    load_checkpoint,
+)
 from biasreg.network.device import select_device
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
+from biasreg.preprocessing.storage import reference_hash
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.observers import (
     LOG_FILE,
@@ -96,7 +105,9 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
     options = options or TrainingOptions()
     workspace = open_workspace(roots, dataset, options.plans_name, options.configuration)
     folder = workspace.fold_folder(fold)
-    checkpoint = _starting_point(folder, workspace.configuration, options)
+    check_writable(folder, "give another root of the results with --results")
+    reference = reference_hash(workspace.cases_folder, workspace.configuration.preprocessing)
+    checkpoint = _starting_point(folder, workspace.configuration, reference, options)
     device = select_device(options.device)
     data = read_fold_data(workspace, fold)
     new_run = RunSettings(fold, *_length(workspace, options), content_hash(data.fold))
@@ -105,6 +116,7 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
         plans_name=options.plans_name,
         configuration_name=workspace.configuration_name,
         configuration=workspace.configuration,
+        reference_hash=reference,
         run=_run_settings(new_run, options, checkpoint),
     )
     trainer = _build_trainer(workspace, data, Home(folder, identity), options, device)
@@ -123,13 +135,17 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
     return folder
 
 
-def _starting_point(folder: Path, configuration: Configuration, options: TrainingOptions) -> Checkpoint | None:
+def _starting_point(
+    folder: Path, configuration: Configuration, reference: str | None, options: TrainingOptions
+) -> Checkpoint | None:
     """Load the checkpoint to resume from; refuse to start over silently."""
     path = folder / LATEST
     if options.resume:
         if not path.is_file():
             raise CheckpointError(f"there is nothing to resume: no {path} · leave --c out to start training")
-        return load_checkpoint(path, content_hash(configuration))
+        checkpoint = load_checkpoint(path, content_hash(configuration))
+        check_reference(path, checkpoint.identity, reference)
+        return checkpoint
     for existing in (path, folder / BEST):
         if existing.exists() and not options.overwrite:
             raise CheckpointError(

@@ -38,6 +38,13 @@ class StopRequest:
         """Tell whether the run was asked to stop."""
         return self.signal_number is not None
 
+    @property
+    def signal_name(self) -> str:
+        """Name of that signal, as users know it."""
+        assert self.signal_number is not None  # asked for only once there is one
+        name = signal.Signals(self.signal_number).name
+        return f"{name} (Ctrl-C)" if self.signal_number == signal.SIGINT else name
+
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
             raise KeyboardInterrupt  # asked twice: do not even finish the step

@@ -2,20 +2,11 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from typing import Literal
 
 import numpy as np
 
-from biasreg.core.errors import DatasetError
-
-Pairing = Literal["inter-subject", "intra-subject", "listed"]
-Pair = tuple[str, str]  # case identifiers: (moving, fixed)
-
-_NEEDS = {
-    "inter-subject": "cases of two different subjects",
-    "intra-subject": "two cases of one subject",
-    "listed": "a listed pair (dataset.json, 'pairs') whose two cases are both among them",
-}
+from biasreg.core.dataset_json import Pairing
+from biasreg.planning.pairing import Pair, paired_cases, pairs_among
 
 
 class PairSampler:
@@ -37,24 +28,8 @@ class PairSampler:
         self._groups: dict[str, list[str]] = {}
         for case, subject in self._subjects.items():
             self._groups.setdefault(subject, []).append(case)
-        inside = {
-            (min(pair), max(pair)) for pair in listed if pair[0] != pair[1] and self._subjects.keys() >= set(pair)
-        }
-        self._listed = tuple(sorted(inside)) if pairing == "listed" else ()
-        self.cases = tuple(case for case in self._subjects if self._has_partner(case))
-        if not self.cases:
-            raise DatasetError(
-                f"{len(self._subjects)} case(s) of {len(self._groups)} subject(s) hold no pair to register · pairing "
-                f"'{pairing}' of dataset.json needs {_NEEDS[pairing]} · add cases, or correct 'pairing', 'subjects' or "
-                "'pairs' in dataset.json and plan again"
-            )
-
-    def _has_partner(self, case: str) -> bool:
-        if self.pairing == "inter-subject":
-            return len(self._groups) > 1
-        if self.pairing == "intra-subject":
-            return len(self._groups[self._subjects[case]]) > 1
-        return any(case in pair for pair in self._listed)
+        self._listed = pairs_among(subjects, listed) if pairing == "listed" else ()
+        self.cases = paired_cases(subjects, pairing, self._listed)
 
     def partners(self, case: str) -> tuple[str, ...]:
         """Return the cases that `case` may be paired with, in order of their names."""

@@ -235,7 +235,8 @@ class Trainer:
         if is_best:
             progress.best = result
         # The best goes first: killed between the two, a resumed run repeats this epoch and writes both again.
-        if is_best or not (self.home.folder / BEST).exists():
+        # Until an epoch has a usable score, the latest weights are as good as any.
+        if is_best or progress.best is None:
             self._save_best()
         self._save()
         self._tell(lambda observer: observer.on_epoch_end(tuple(progress.history)))
@@ -252,11 +253,10 @@ class Trainer:
     def _leave(self, stop: StopRequest) -> None:
         """Save the state in the middle of an epoch and end the run."""
         self._save()
-        number = stop.signal_number or 0
         raise TrainingStoppedError(
-            number,
-            f"stopped by signal {number} after {self.progress.iteration} of {self.recipe.iterations} iterations · the "
-            f"state is saved in {self.home.folder / LATEST} · resume with the same command and --c",
+            stop.signal_number or 0,
+            f"stopped by {stop.signal_name} after {self.progress.iteration} of {self.recipe.iterations} iterations · "
+            f"the state is saved in {self.home.folder / LATEST} · resume with the same command and --c",
         )
 
     def _save(self) -> None:

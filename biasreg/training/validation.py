@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput, similarity_term
 from biasreg.network.device import autocast
+from biasreg.planning.pairing import Pair
 from biasreg.spatial.jacobian import folding_fraction, jacobian_determinant
 from biasreg.spatial.warp import warp_labels
 from biasreg.training.data import CaseSource, to_device
-from biasreg.training.sampling import Pair
 
 HeldOut = Literal["both", "fixed only", "none"]
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from biasreg.core.dataset_json import DATASET_FILE, PairNames
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.paths import Roots, find_dataset
-from biasreg.core.serialization import atomic_write, from_json, read_json, to_json
+from biasreg.core.serialization import atomic_write, file_hash, from_json, read_json, to_json
 from biasreg.network.checkpoint import BEST, LATEST
-from biasreg.planning.plans import PLANS_SCHEMA_VERSION, Configuration, Plans
+from biasreg.planning.files import PLANS_FILE, SPLITS_FILE, command_line, read_dataset_plans, read_folds
+from biasreg.planning.pairing import Pair
+from biasreg.planning.plans import Configuration, Plans
 from biasreg.planning.splits import Fold
 from biasreg.preprocessing.storage import (
     REFERENCE_FILE,
@@ -18,14 +21,10 @@ from biasreg.preprocessing.storage import (
     configuration_folder,
     read_stored_case,
 )
-from biasreg.training.sampling import Pair, PairSampler, select_pairs
+from biasreg.training.sampling import PairSampler, select_pairs
 from biasreg.training.validation import HeldOut
 
 FoldName = int | Literal["all"]
-
-PLANS_FILE = "plans.json"
-DATASET_FILE = "dataset.json"
-SPLITS_FILE = "splits_final.json"
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Workspace:
         configuration_name: Which of their configurations is trained.
         cases_folder: Preprocessed cases of that configuration.
         model_folder: Folder of the model, which holds a folder per fold.
-        command: The command that makes the preprocessed data, for messages.
+        dataset: Dataset id or name as the user gave it, for messages.
     """
 
     dataset_folder: Path
@@ -46,12 +45,22 @@ class Workspace:
     configuration_name: str
     cases_folder: Path
     model_folder: Path
-    command: str
+    dataset: str
 
     @property
     def configuration(self) -> Configuration:
         """The configuration that is trained."""
         return self.plans.configurations[self.configuration_name]
+
+    @property
+    def remedy(self) -> str:
+        """What makes the preprocessed cases anew, for messages."""
+        name = self.plans.plans_name
+        command = f"run `{command_line('biasreg_preprocess', self.dataset, name)}`"
+        if self.configuration_name == self.plans.default_configuration:
+            return command
+        path = self.dataset_folder / f"{name}.json"
+        return f"set default_configuration to '{self.configuration_name}' in {path}, and {command}"
 
     def fold_folder(self, fold: FoldName) -> Path:
         """Folder of a fold's results."""
@@ -76,14 +85,6 @@ class FoldData(NamedTuple):
     held_out: HeldOut
 
 
-@dataclass(frozen=True)
-class _ListedPair:
-    """An entry of `pairs` in dataset.json."""
-
-    moving: str
-    fixed: str
-
-
 def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: str | None) -> Workspace:
     """Find the preprocessed data of a dataset and check that they belong to its plans.
 
@@ -100,26 +101,26 @@ def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: s
         DatasetError: If there are no preprocessed data.
         PlansError: If plans or configuration are missing, or the cases were made with other plans.
     """
-    command = f"biasreg_plan_and_preprocess -d {dataset}"
     try:
         folder = find_dataset(dataset, roots.preprocessed)
     except DatasetError as error:
+        command = command_line("biasreg_plan_and_preprocess", dataset, plans_name)
         raise DatasetError(f"{error} · it is not preprocessed; run `{command}`") from error
-    plans = _read_plans(folder, plans_name, command)
+    plans = read_dataset_plans(folder, plans_name, dataset)
     name = configuration or plans.default_configuration
     if name not in plans.configurations:
         known = ", ".join(plans.configurations)
         raise PlansError(f"no configuration '{name}' in {folder / plans_name}.json · there is: {known}")
-    cases_folder = configuration_folder(folder, plans_name, name)
-    check_stamp(cases_folder, plans.configurations[name].preprocessing, command)
-    return Workspace(
+    workspace = Workspace(
         dataset_folder=folder,
         plans=plans,
         configuration_name=name,
-        cases_folder=cases_folder,
+        cases_folder=configuration_folder(folder, plans_name, name),
         model_folder=roots.results / plans.dataset_name / f"{plans_name}__{name}",
-        command=command,
+        dataset=dataset,
     )
+    check_stamp(workspace.cases_folder, workspace.configuration.preprocessing, workspace.remedy)
+    return workspace
 
 
 def read_fold(workspace: Workspace, fold: FoldName) -> Fold:
@@ -131,8 +132,9 @@ def read_fold(workspace: Workspace, fold: FoldName) -> Fold:
     """
     path = workspace.dataset_folder / SPLITS_FILE
     if not path.is_file():
-        raise PlansError(f"no folds · {path} · run `{workspace.command}`")
-    folds = from_json(tuple[Fold, ...], read_json(path), where=str(path))
+        command = command_line("biasreg_plan_experiment", workspace.dataset, workspace.plans.plans_name)
+        raise PlansError(f"no folds · {path} · run `{command}`")
+    folds = read_folds(path)
     if fold == "all":
         return Fold(
             train=tuple(sorted({case for each in folds for case in each.train + each.validation})), validation=()
@@ -154,11 +156,12 @@ def read_fold_data(workspace: Workspace, fold: FoldName) -> FoldData:
 
     Raises:
         InputError: If there is no such fold.
-        PlansError: If the splits or a case are missing.
+        PlansError: If the splits or a case are missing, or an array of a case is cut off.
         DatasetError: If the training cases hold no pair.
     """
     cases = read_fold(workspace, fold)
-    records = {name: read_stored_case(workspace.cases_folder, name) for name in cases.train + cases.validation}
+    names = cases.train + cases.validation
+    records = {name: read_stored_case(workspace.cases_folder, name, workspace.remedy) for name in names}
     subjects = {name: record.subject for name, record in records.items()}
     _check_leakage(cases, subjects, workspace.dataset_folder / SPLITS_FILE)
     pairing, listed = workspace.plans.pairing, _read_listed_pairs(workspace)
@@ -218,42 +221,44 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         fold: The fold about to be trained.
 
     Raises:
-        PlansError: If the model folder holds folds that were trained with another configuration.
+        PlansError: If the model folder holds folds that were trained with another configuration or reference image.
     """
-    target = workspace.model_folder / PLANS_FILE
-    if target.is_file() and not _same_configuration(target, workspace):
-        own = workspace.fold_folder(fold)
-        others = [path.parent.name for name in (LATEST, BEST) for path in workspace.model_folder.glob(f"fold_*/{name}")]
-        if foreign := sorted({name for name in others if name != own.name}):
-            raise PlansError(
-                f"{', '.join(foreign)} of this model were trained with another configuration than the plans at hand · "
-                f"{target} · plan under another name (-p), or move {workspace.model_folder} away"
-            )
-    _copy(workspace.dataset_folder / f"{workspace.plans.plans_name}.json", target)
+    _check_other_folds(workspace, fold)
+    _copy(workspace.dataset_folder / f"{workspace.plans.plans_name}.json", workspace.model_folder / PLANS_FILE)
     _copy(workspace.dataset_folder / DATASET_FILE, workspace.model_folder / DATASET_FILE)
     if (workspace.cases_folder / REFERENCE_FILE).is_file():
         _copy(workspace.cases_folder / REFERENCE_FILE, workspace.model_folder / REFERENCE_FILE)
 
 
-def _read_plans(folder: Path, plans_name: str, command: str) -> Plans:
-    path = folder / f"{plans_name}.json"
-    if not path.is_file():
-        raise PlansError(f"no plans '{plans_name}' · {path} · run `{command}`")
-    data = read_json(path)
-    found = data.get("schema_version") if isinstance(data, dict) else None
-    if found != PLANS_SCHEMA_VERSION:
-        raise PlansError(
-            f"the plans have schema version {found}, this biasreg reads version {PLANS_SCHEMA_VERSION} · {path} · plan "
-            f"again: `{command}`"
-        )
-    return from_json(Plans, data, where=str(path))
+def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
+    """Refuse to replace what other folds of the model were trained with."""
+    folder, own = workspace.model_folder, workspace.fold_folder(fold).name
+    others = {path.parent.name for name in (LATEST, BEST) for path in folder.glob(f"fold_*/{name}")} - {own}
+    if not others:
+        return
+    plans, reference = folder / PLANS_FILE, folder / REFERENCE_FILE
+    if plans.is_file() and not _same_configuration(plans, workspace):
+        raise _trained_otherwise(others, "configuration than the plans at hand", plans)
+    if reference.is_file() and not _same_file(reference, workspace.cases_folder / REFERENCE_FILE):
+        raise _trained_otherwise(others, "reference image than that of the preprocessed cases", reference)
+
+
+def _trained_otherwise(folds: set[str], what: str, path: Path) -> PlansError:
+    return PlansError(
+        f"{', '.join(sorted(folds))} of this model were trained with another {what} · {path} · plan under another name "
+        f"(-p), or move {path.parent} away"
+    )
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return second.is_file() and file_hash(first) == file_hash(second)
 
 
 def _read_listed_pairs(workspace: Workspace) -> tuple[Pair, ...]:
     if workspace.plans.pairing != "listed":
         return ()
     path = workspace.dataset_folder / DATASET_FILE
-    pairs = from_json(tuple[_ListedPair, ...], read_json(path).get("pairs", []), where=f"{path}: pairs")
+    pairs = from_json(tuple[PairNames, ...], read_json(path).get("pairs", []), where=f"{path}: pairs")
     return tuple((pair.moving, pair.fixed) for pair in pairs)
 
 

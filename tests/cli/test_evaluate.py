@@ -82,12 +82,31 @@ def test_further_methods_are_shown_under_their_names(root: Path, capsys) -> None
 
 
 def test_a_missing_prediction_ends_with_code_one_after_all_is_written(root: Path, capsys) -> None:
-    (root / "predictions" / "a_to_b_warp.nii.gz").unlink()
-    assert main(arguments(root, "-r", str(root / "raw" / "Dataset007_Cube"))) == 1
+    (root / "empty").mkdir()
+    folder = str(root / "raw" / "Dataset007_Cube")
+    given = ["-i", str(root / "empty"), "--method", f"mine={root / 'predictions'}", "-o", str(root / "out")]
+    assert main([*given, "-r", folder]) == 1
     captured = capsys.readouterr()
     assert "FAILED a_to_b (biasreg)" in captured.out
     assert captured.err.splitlines()[-1] == "error: 1 pair(s) could not be evaluated: a_to_b; reasons are above"
     assert (root / "out" / "summary.json").is_file()
+
+
+def test_where_nothing_can_be_measured_nothing_is_written_and_the_code_is_one(root: Path, capsys) -> None:
+    (root / "predictions" / "a_to_b_warp.nii.gz").unlink()
+    assert main(arguments(root, "-r", str(root / "raw" / "Dataset007_Cube"))) == 1
+    captured = capsys.readouterr()
+    assert "FAILED a_to_b (biasreg)" in captured.out
+    assert captured.err.count("error: ") == 1
+    assert not (root / "out").exists()
+
+
+def test_another_evaluation_in_the_output_folder_ends_with_code_two(root: Path, capsys) -> None:
+    folder = str(root / "raw" / "Dataset007_Cube")
+    assert main(arguments(root, "-r", folder)) == 0
+    shutil.copytree(root / "predictions", root / "other")
+    assert main(["-i", str(root / "other"), "-o", str(root / "out"), "-r", folder]) == 2
+    assert "summary.json is another evaluation" in capsys.readouterr().err
 
 
 def test_a_missing_folder_ends_with_code_two(root: Path, capsys) -> None:

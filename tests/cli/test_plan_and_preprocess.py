@@ -30,6 +30,14 @@ def test_a_fault_of_the_dataset_ends_with_code_2_and_leaves_nothing(run, tiny_da
     assert not (tmp_path / "preprocessed").exists()
 
 
+def test_a_folder_that_cannot_be_written_to_ends_with_code_2_and_one_line(run, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert run(main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: nothing can be written to ")
+    assert line.endswith(" · get the permission, or give another root with --preprocessed")
+
+
 @pytest.mark.parametrize("command", ["plan_and_preprocess", "extract_fingerprint", "plan_experiment", "preprocess"])
 def test_help_comes_without_torch(command):
     code = (

@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,25 @@ def labels() -> np.ndarray:
     array[1:3, 1:3, 1:3] = 1
     array[3:5, 3:5, 3:5] = 3
     return array
+
+
+@pytest.fixture
+def forbid_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Take the permission to read a file away, also from root, who may read everything."""
+    forbidden: set[Path] = set()
+    real_open = Path.open
+
+    def refuse(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self in forbidden:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real_open(self, *args, **kwargs)
+
+    def forbid(path: Path) -> None:
+        path.chmod(0)
+        forbidden.add(path)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    return forbid
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from biasreg.core.dataset import DatasetJson, PairNames, read_dataset
+from biasreg.core.dataset import read_dataset
+from biasreg.core.dataset_json import DatasetJson, PairNames
 from biasreg.core.errors import DatasetError
 from biasreg.core.serialization import read_record, write_record
 
@@ -69,6 +70,8 @@ def test_a_dataset_without_test_images_has_no_test_cases(make_dataset):
         ("d_0000.mha", 1, r"imagesTr/d_0000\.mha ends in \.mha, but dataset\.json says \.nii\.gz"),
         ("a_0002.nii.gz", 2, r"case a: imagesTr/a_0002\.nii\.gz is channel 2, but dataset\.json names 2"),
         ("d_0001.nii.gz", 2, r"case d: imagesTr/d_0000\.nii\.gz is missing, but dataset\.json names 2 channels"),
+        ("d_0000.dcm", 1, r"imagesTr/d_0000\.dcm ends in \.dcm, but dataset\.json says \.nii\.gz; convert"),
+        ("d.mgz", 1, r"imagesTr/d\.mgz ends in \.mgz"),
         ("d.nii.gz", 2, r"imagesTr/d\.nii\.gz has no channel suffix, but dataset\.json names 2 channels"),
     ],
 )
@@ -88,16 +91,17 @@ def test_misnamed_image_files_are_refused_by_name(file, channels, message, make_
         ({"labels": {"background": 1}}, '"background" must be 0, got 1'),
         ({"labels": {"background": 0, "a": 2, "b": 2}}, "a and b have the same value 2"),
         ({"labels": {"background": 0, "a": -2}}, "labels.a: values must not be negative, got -2"),
-        ({"labels": {"background": 0, "a": "1"}}, "labels.a: expected int, got '1'"),
+        ({"labels": {"background": 0, "a": "1"}}, 'labels.a: expected a whole number, got "1"'),
         ({"file_ending": ".dcm"}, r"file_ending: '\.dcm' is not known; use one of \.nii\.gz"),
         ({"channel_names": {"1": "CT"}}, r'channel_names: keys must be "0", "1", … without gaps, got \[\'1\'\]'),
         ({"channel_names": {}}, "channel_names"),
-        ({"pairing": "random"}, "pairing: expected one of 'inter-subject'"),
+        ({"pairing": "random"}, 'pairing: expected one of "inter-subject"'),
         ({"pairing": "listed"}, 'pairing is "listed", but no pair is listed'),
         ({"subjects": {"q": "P"}}, r"subjects\.q: there is no image of such a case"),
         ({"modalities": {"q": "CT"}}, r"modalities\.q: there is no image of such a case"),
         ({"pairs": [{"moving": "a", "fixed": "t"}]}, r"pairs\[0\]: there is no image of case t in imagesTr;"),
         ({"pairs": [{"moving": "a", "fixed": "a"}]}, "same case a"),
+        ({"pairs": ["ab"]}, r'pairs\[0\]: expected an object with the fields moving, fixed, got "ab"'),
         ({"pairs": [{"moving": "a"}]}, r"pairs\[0\]\.fixed: this field is missing"),
         ({"test_pairs": [{"moving": "t", "fixed": "q"}]}, r"test_pairs\[0\]: there is no image of case q in imagesTs"),
     ],
@@ -114,6 +118,16 @@ def test_all_faults_of_dataset_json_are_reported_together(make_dataset):
     with pytest.raises(DatasetError) as error:
         read_dataset(folder)
     assert len(str(error.value).splitlines()) == 4
+
+
+def test_all_wrong_types_of_dataset_json_are_reported_together(make_dataset):
+    folder = make_dataset(file_ending=3, channel_names={"0": 1}, labels=[], pairing="x")
+    with pytest.raises(DatasetError) as error:
+        read_dataset(folder)
+    text = str(error.value)
+    assert "dataset.json: 4 faults:" in text
+    for field in ("file_ending", "channel_names.0", "labels", "pairing"):
+        assert f"  - {field}: expected " in text
 
 
 def test_missing_folders_and_files_are_named(tmp_path, make_dataset):

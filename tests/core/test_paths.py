@@ -1,9 +1,18 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from biasreg.core.errors import DatasetError
-from biasreg.core.paths import Roots, find_dataset, resolve_results, resolve_roots, split_dataset_name
+from biasreg.core.errors import DatasetError, ImageError, InputError
+from biasreg.core.paths import (
+    Roots,
+    check_readable,
+    check_writable,
+    find_dataset,
+    resolve_results,
+    resolve_roots,
+    split_dataset_name,
+)
 
 
 def test_flags_come_before_variables_before_the_common_root_before_the_default(tmp_path):
@@ -66,3 +75,32 @@ def test_prediction_needs_no_other_root_than_the_results(tmp_path):
     assert resolve_results({"biasreg_results": "/models"}, folder=tmp_path) == Path("/models")
     with pytest.raises(DatasetError, match=r"no folder is known for: results; give --results, .* variable biasreg_res"):
         resolve_results({}, folder=tmp_path)
+
+
+def test_a_file_that_cannot_be_opened_is_refused_for_its_true_reason(tmp_path, forbid_reading):
+    (tmp_path / "a").touch()
+    check_readable(tmp_path / "a")
+    forbid_reading(tmp_path / "a")
+    for path, reason in (
+        (tmp_path / "a", "permission denied"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "b", "there is no such file"),
+    ):
+        with pytest.raises(ImageError, match=f"{re.escape(str(path))}: {reason}"):
+            check_readable(path)
+
+
+def test_a_folder_that_can_be_written_to_is_not_made_by_looking_at_it(tmp_path):
+    check_writable(tmp_path, "choose another")
+    check_writable(tmp_path / "new" / "deep", "choose another")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_a_folder_that_cannot_be_written_to_is_refused_with_the_reason(tmp_path, below, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"nothing can be written to .*file.*: .*file is a file · choose another"):
+        check_writable(tmp_path / "file" / below, "choose another")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(InputError, match=rf"permission denied in {tmp_path} · choose another"):
+        check_writable(tmp_path / below, "choose another")

@@ -86,29 +86,44 @@ def test_text_that_is_no_utf8_survives(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training": {"epochs": "x", "rate": 1.0}}, "plans.json: training.epochs: expected int, got 'x'"),
-        ({"training": {"epochs": True, "rate": 1.0}}, "plans.json: training.epochs: expected int, got True"),
-        ({"training": {"epochs": 1.0, "rate": 1.0}}, "plans.json: training.epochs: expected int, got 1.0"),
+        ({"training": {"epochs": "x", "rate": 1.0}}, 'plans.json: training.epochs: expected a whole number, got "x"'),
+        ({"training": {"epochs": True, "rate": 1.0}}, "plans.json: training.epochs: expected a whole number, got true"),
+        ({"training": {"epochs": 1.0, "rate": 1.0}}, "plans.json: training.epochs: expected a whole number, got 1.0"),
         ({"training": {"epochs": 1, "rate": float("nan")}}, "training.rate: expected a finite number, got nan"),
-        ({"training": {"epochs": 1, "rate": 10**400}}, "training.rate: expected a float"),
+        (
+            {"training": {"epochs": 1, "rate": 10**400}},
+            "training.rate: expected a finite number, got one beyond its range",
+        ),
         ({"training": {"epochs": 1}}, "training.rate: this field is missing"),
         ({"training": {"epochs": 1, "rate": 1.0, "z": 0}}, r"training.z: unknown field.*known: epochs, rate"),
-        ({"training": [1, 2]}, "training: expected an object with the fields of Inner"),
+        ({"training": [1, 2]}, r"training: expected an object with the fields epochs, rate, got \[1, 2\]$"),
         ({"size": [1, 2]}, "size: expected 3 values, got 2"),
-        ({"size": [1, 2, "3"]}, r"size\[2\]: expected int, got '3'"),
-        ({"parts": [{"epochs": 1, "rate": "q"}]}, r"parts\[0\].rate: expected float, got 'q'"),
-        ({"values": 1.0}, "values: expected list"),
-        ({"kind": "c"}, "kind: expected one of 'a', 'b', got 'c'"),
-        ({"note": 3}, "note: expected str, got 3"),
-        ({"mixed": 1.5}, r"mixed: expected int \| str, got 1.5"),
-        ({"maybe": {"epochs": None, "rate": 1.0}}, "maybe.epochs: expected int, got None"),
+        ({"size": [1, 2, "3"]}, r'size\[2\]: expected a whole number, got "3"'),
+        ({"parts": [{"epochs": 1, "rate": "q"}]}, r'parts\[0\].rate: expected a number, got "q"'),
+        ({"values": 1.0}, "values: expected a list, got 1.0"),
+        ({"kind": "c"}, 'kind: expected one of "a", "b", got "c"'),
+        ({"note": 3}, "note: expected text, got 3"),
+        ({"mixed": 1.5}, "mixed: expected a whole number or text, got 1.5"),
+        ({"maybe": {"epochs": None, "rate": 1.0}}, "maybe.epochs: expected a whole number, got null"),
         ({"table": {"k": 1}}, "table.k: expected an object"),
-        ({"table": []}, "table: expected dict"),
+        ({"table": []}, "table: expected an object, got"),
     ],
 )
 def test_every_misfit_is_refused_with_the_path_of_its_field(change, message):
     with pytest.raises(RecordError, match=message):
         from_json(Outer, {**to_json(EXAMPLE), **change}, where="plans.json")
+
+
+def test_all_misfits_of_a_record_are_reported_together():
+    change = {"kind": "c", "size": [1, "2", None], "labels": {"left": "1", "right": 2.5}, "q": 1}
+    data = {**to_json(EXAMPLE), **change}
+    del data["note"]
+    with pytest.raises(RecordError) as error:
+        from_json(Outer, data, where="plans.json")
+    first, *faults = str(error.value).splitlines()
+    assert first == "plans.json: 7 faults:"
+    paths = [line.removeprefix("  - ").partition(": ")[0] for line in faults]
+    assert sorted(paths) == ["kind", "labels.left", "labels.right", "note", "q", "size[1]", "size[2]"]
 
 
 def test_fields_with_defaults_may_be_left_out():
@@ -145,7 +160,7 @@ def test_numpy_numbers_are_written_as_numbers():
         ('{"a": NaN}', "expected finite numbers, got NaN"),
         ('{"a": -Infinity}', "expected finite numbers, got -Infinity"),
         ('{"a": 1e999}', "expected finite numbers, got 1e999"),
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ('{"a": 1, "a": 2}', '"a" stands twice'),
         ('{"a": 1\n"b": 2}', "line 2, column 1"),
         ("", "not valid JSON"),
     ],

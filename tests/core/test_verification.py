@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from biasreg.core.dataset import read_dataset
 from biasreg.core.errors import DatasetError
@@ -89,6 +90,57 @@ def test_damaged_and_unusable_images_are_found(make_dataset, save_volume, image)
     assert "more than one volume" in four
     assert "cut off" in cut
     assert "sheared" in shear
+
+
+@pytest.mark.parametrize("split", ["Tr", "Ts"])
+def test_constant_images_are_found_with_their_value_among_the_other_faults(split, make_dataset, save_volume, image):
+    folder = make_dataset(train=("a", "b"), test=("c", "d"))
+    name = {"Tr": "b", "Ts": "d"}[split]
+    save_volume(folder / f"images{split}" / f"{name}_0000.nii.gz", np.full_like(image, -1000))
+    (folder / "labelsTr" / "a.nii.gz").write_bytes(b"broken")
+    text = "\n".join(faults_of(folder))
+    assert "2 faults" in text
+    assert f"case {name}: {folder}/images{split}/{name}_0000.nii.gz: every voxel has the value -1000" in text
+
+
+@pytest.mark.parametrize("file", ["imagesTr/b_0000.nii.gz", "labelsTs/t.nii.gz", "landmarksTr/a.csv"])
+def test_files_without_permission_are_not_called_damaged(file, make_dataset, forbid_reading):
+    folder = make_dataset()
+    (folder / "landmarksTr").mkdir()
+    (folder / "landmarksTr" / "a.csv").write_text("x,y,z,name\n-1,-2,3,tip\n")
+    forbid_reading(folder / file)
+    (line,) = faults_of(folder)
+    assert f"{folder / file}: permission denied" in line
+    assert "damaged" not in line
+
+
+def test_label_maps_of_a_foreign_format_are_found(make_dataset):
+    folder = make_dataset()
+    (folder / "labelsTr" / "c.nii.gz").rename(folder / "labelsTr" / "c.mgz")
+    (line,) = faults_of(folder)
+    assert "labelsTr/c.mgz does not end in .nii.gz" in line
+
+
+def test_other_files_among_the_cases_are_named_once_and_are_no_fault(make_dataset, caplog):
+    folder = make_dataset()
+    for name in ("imagesTr/readme.txt", "imagesTr/a.csv", "labelsTr/notes.json", "imagesTs/.hidden"):
+        (folder / name).touch()
+    (folder / "imagesTr" / "old").mkdir()
+    verify_dataset(read_dataset(folder))
+    images, labels = caplog.messages
+    assert images == f"{folder}/imagesTr: left aside, because such files are not read: a.csv, old, readme.txt"
+    assert "labelsTr" in labels
+    assert "notes.json" in labels
+
+
+def test_the_voxels_beside_an_mhd_are_no_foreign_file(make_dataset, image, caplog):
+    folder = make_dataset(train=("a",), test=(), file_ending=".mhd")
+    (folder / "imagesTr" / "a_0000.nii.gz").unlink()
+    (folder / "labelsTr" / "a.nii.gz").unlink()
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(folder / "imagesTr" / "a_0000.mhd"))
+    assert len(list((folder / "imagesTr").iterdir())) == 2
+    verify_dataset(read_dataset(folder))
+    assert caplog.messages == []
 
 
 def test_missing_doubled_and_orphan_files_are_found(make_dataset, save_volume, image, labels):

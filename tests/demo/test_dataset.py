@@ -38,7 +38,7 @@ def test_the_dataset_passes_the_integrity_check(dataset_folder):
 
 
 def test_test_pairs_are_readable_as_pairs(dataset_folder):
-    found = read_pairs(dataset_folder)
+    found = read_pairs(dataset_folder).pairs
     assert len(found) == SETTINGS.num_test_pairs
     assert all(pair.moving_points and pair.fixed_points and pair.moving_seg and pair.fixed_seg for pair in found)
 

@@ -166,7 +166,7 @@ def test_predicting_again_gives_the_same_bytes_and_continuing_does_nothing(proje
     assert fields == {path.name: path.read_bytes() for path in (project.folder / "again").glob("*.nii.gz")}
     before = project.files("again")
     errors = project.run("biasreg_predict -i pairs/ -o again/ --continue_prediction").stderr
-    assert "2 of 2 pair(s) were registered already" in errors
+    assert "registered 0 of 2 pair(s) into again; 2 were registered already and are kept" in errors
     assert project.files("again") == before
 
 
@@ -185,9 +185,11 @@ def test_a_failing_pair_is_named_at_the_end_and_costs_only_itself(project):
     path = project.folder / "mixed" / "there_fixed.nii.gz"
     path.write_bytes(path.read_bytes()[:-100])
     errors = project.run("biasreg_predict -i mixed/ -o mixed_out/", code=1).stderr
-    *_, title, reason = errors.splitlines()
-    assert title == "error: 1 pair(s) could not be registered:"
+    *_, reason, end, error = errors.splitlines()
+    assert reason.startswith("pair there failed: ")
     assert "there_fixed.nii.gz" in reason
+    assert end.startswith("registered 1 of 2 pair(s) into mixed_out; folding at most ")
+    assert error == "error: 1 pair(s) could not be registered: there; reasons are above"
     assert {name.split("_")[0].split(".")[0] for name in project.files("mixed_out")} == {"back"}
 
 

@@ -71,8 +71,8 @@ def test_no_dataset_at_all(refused, root):
     ("change", "words"),
     [
         ({"chanel_names": {"0": "CT"}}, "chanel_names: unknown field"),
-        ({"pairing": "any"}, "pairing: expected one of 'inter-subject'"),
-        ({"labels": {"background": 0, "liver": "1"}}, "labels.liver: expected int, got '1'"),
+        ({"pairing": "any"}, 'pairing: expected one of "inter-subject"'),
+        ({"labels": {"background": 0, "liver": "1"}}, 'labels.liver: expected a whole number, got "1"'),
         ({"labels": {"liver": 1}}, "background"),
         ({"file_ending": ".dcm"}, ".dcm"),
     ],

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biasreg.core.errors import DatasetError
+from biasreg.core.errors import DatasetError, InputError
 from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import read_labels, write_image
 from biasreg.core.points_io import Points
 from biasreg.core.serialization import read_record, write_json
 from biasreg.evaluation.evaluate import Evaluation, PairScores, evaluate_predictions
@@ -131,8 +132,21 @@ def test_a_field_on_another_grid_is_refused_with_both_grids(shifted_cube) -> Non
     shifted_cube.write_shift("p", SHIFT, Geometry.centered((16, 14, 12), (1, 1, 1)))
     (failure,) = evaluate_predictions(shifted_cube.predictions, shifted_cube.references).failures
     assert "p_warp.nii.gz: grid 16×14×12 voxels of 1×1×1 mm at (-7.5, -6.5, -5.5)" in failure.reason
-    assert "is not that of the fixed image" in failure.reason
+    assert "is not that of the image" in failure.reason
     assert "p_fixed.nii.gz, 16×14×12 voxels of 1×1×1 mm at (0, 0, 0)" in failure.reason
+    assert "corners up to 11.3 mm apart" in failure.reason
+
+
+@pytest.mark.parametrize("role", ["moving", "fixed"])
+def test_a_label_map_on_another_grid_than_its_image_gives_no_scores(shifted_cube, role) -> None:
+    path = shifted_cube.references / f"p_{role}_seg.nii.gz"
+    labels = read_labels(path)
+    write_image(path, labels.array, Geometry.centered(labels.geometry.shape, (1, 1, 1)))
+    evaluation = evaluate_predictions(shifted_cube.predictions, shifted_cube.references)
+    (failure,) = evaluation.failures
+    assert evaluation.pairs == ()
+    assert f"p_{role}_seg.nii.gz: grid 16×14×12" in failure.reason
+    assert f"is not that of the image {shifted_cube.references / f'p_{role}.nii.gz'}" in failure.reason
 
 
 def test_unusable_references_fail_for_every_method_but_only_their_pair(shifted_cube) -> None:
@@ -186,3 +200,47 @@ def test_the_written_results_can_be_read_back(shifted_cube, tmp_path: Path) -> N
         ("p", "biasreg", "cube", 1.0),
     ]
     assert (output / "summary.txt").read_text(encoding="utf-8").startswith("method")
+
+
+def test_a_pair_that_is_not_complete_is_a_failure_beside_the_others(shifted_cube) -> None:
+    (shifted_cube.references / "half_moving.nii.gz").touch()
+    evaluation = evaluate_predictions(shifted_cube.predictions, shifted_cube.references)
+    (failure,) = evaluation.failures
+    assert (failure.pair, failure.method) == ("half", None)
+    assert "there is no fixed image" in failure.reason
+    assert scores_of(evaluation, "biasreg").dice == 1.0
+
+
+def test_the_same_evaluation_may_be_done_again_and_with_more_methods(shifted_cube, tmp_path: Path) -> None:
+    output = tmp_path / "scores"
+    for methods in ({"biasreg": shifted_cube.predictions}, {"biasreg": shifted_cube.predictions} | {"copy": tmp_path}):
+        for _ in range(2):
+            evaluation = evaluate_predictions(methods, shifted_cube.references, output=output)
+            assert read_record(output / "summary.json", Evaluation) == evaluation
+
+
+def test_results_of_another_evaluation_are_refused_before_any_work(shifted_cube, tmp_path: Path, monkeypatch) -> None:
+    output = tmp_path / "scores"
+    evaluate_predictions({"ours": shifted_cube.predictions}, shifted_cube.references, output=output)
+    before = (output / "summary.json").read_bytes()
+    monkeypatch.setattr("biasreg.evaluation.evaluate.evaluate_pair", lambda task: 1 / 0)
+    with pytest.raises(InputError, match="is another evaluation and is not replaced"):
+        evaluate_predictions({"theirs": shifted_cube.predictions}, shifted_cube.references, output=output)
+    assert (output / "summary.json").read_bytes() == before
+
+
+def test_an_output_that_cannot_be_written_to_is_refused_before_any_work(
+    shifted_cube, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("biasreg.evaluation.evaluate.evaluate_pair", lambda task: 1 / 0)
+    with pytest.raises(InputError, match=r"nothing can be written to .*file.*another folder with -o"):
+        evaluate_predictions(shifted_cube.predictions, shifted_cube.references, output=tmp_path / "file")
+
+
+def test_nothing_is_written_where_no_field_can_be_measured(shifted_cube, tmp_path: Path, caplog) -> None:
+    evaluation = evaluate_predictions(tmp_path, shifted_cube.references, output=tmp_path / "scores")
+    assert evaluation.is_empty
+    assert [failure.pair for failure in evaluation.failures] == ["p"]
+    assert not (tmp_path / "scores").exists()
+    assert f"nothing is written to {tmp_path / 'scores'}" in caplog.text

@@ -1,9 +1,12 @@
 import csv
 from pathlib import Path
 
+import pytest
+
+from biasreg.core.errors import InputError
 from biasreg.core.serialization import read_record
-from biasreg.evaluation.records import Evaluation, Failure, LabelScore, LandmarkScore, PairScores
-from biasreg.evaluation.summary import format_table, mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.records import Evaluation, Failure, LabelScore, LandmarkScore, PairScores, Sources
+from biasreg.evaluation.summary import check_replaceable, format_table, mean_of_known, summarize, write_evaluation
 
 
 def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None = 1.0, **others) -> PairScores:
@@ -25,8 +28,8 @@ def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None =
 
 
 def evaluation_of(*scores: PairScores, failures: tuple[Failure, ...] = ()) -> Evaluation:
-    methods = tuple(dict.fromkeys(score.method for score in scores))
-    return summarize(methods, scores, failures)
+    methods = {score.method: f"/{score.method}" for score in scores if score.method != "identity"}
+    return summarize(Sources("/references", methods), scores, failures)
 
 
 def test_mean_leaves_out_what_is_not_known() -> None:
@@ -40,7 +43,7 @@ def test_statistics_are_over_the_pairs_that_have_the_metric() -> None:
         pair_scores("b", "biasreg", 0.9, None),
         pair_scores("c", "biasreg", None),
     )
-    (method,) = evaluation_of(*scores).methods
+    _, method = evaluation_of(*scores).methods
     assert (method.num_pairs, method.dice.count, method.hd95_mm.count) == (3, 2, 2)
     assert (round(method.dice.mean, 6), round(method.dice.std, 6)) == (0.7, 0.2)
     assert method.unmeasured_hd95 == 1
@@ -85,7 +88,8 @@ def test_the_table_names_failures_vanished_and_left_out_labels() -> None:
 
 
 def test_an_evaluation_in_which_everything_failed_is_still_a_table_and_strict_json(tmp_path: Path) -> None:
-    evaluation = summarize(("identity", "biasreg"), (), (Failure("a", None, "bad"),))
+    evaluation = summarize(Sources("/references", {"biasreg": "/out"}), (), (Failure("a", None, "bad"),))
+    assert evaluation.is_empty
     write_evaluation(evaluation, tmp_path)
     assert read_record(tmp_path / "summary.json", Evaluation) == evaluation
     assert (tmp_path / "summary.txt").read_text(encoding="utf-8").splitlines()[2] == "biasreg   0"
@@ -97,3 +101,23 @@ def test_a_pair_without_labels_has_one_row(tmp_path: Path) -> None:
     with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["label"], row["dice"], row["pair_folding_percent"], row["pair_seconds"]) == ("", "", "0.5", "3.0")
+
+
+def test_an_evaluation_is_replaced_only_by_one_of_the_same_folders_or_more(tmp_path: Path) -> None:
+    check_replaceable(tmp_path, Sources("/references", {"biasreg": "/biasreg"}))
+    write_evaluation(evaluation_of(pair_scores("a", "biasreg", 0.5)), tmp_path)
+    check_replaceable(tmp_path, Sources("/references", {"biasreg": "/biasreg"}))
+    check_replaceable(tmp_path, Sources("/references", {"other": "/other", "biasreg": "/biasreg"}))
+    for sources in (
+        Sources("/references", {"biasreg": "/elsewhere"}),
+        Sources("/references", {"other": "/other"}),
+        Sources("/others", {"biasreg": "/biasreg"}),
+    ):
+        with pytest.raises(InputError, match=r"summary\.json is another evaluation.*of biasreg \(/biasreg\) on /refer"):
+            check_replaceable(tmp_path, sources)
+
+
+def test_a_summary_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"pair": "summary"}')
+    with pytest.raises(InputError, match=r"summary\.json is no evaluation of this version.*another folder with -o"):
+        check_replaceable(tmp_path, Sources("/references", {}))

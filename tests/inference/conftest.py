@@ -124,6 +124,7 @@ def write_model(tmp_path: Path, configuration: Configuration) -> Callable[..., P
         folds: Sequence[str] = ("0",),
         files: Sequence[str] = ("checkpoint_best.pth",),
         shift: Sequence[float] = (0, 0, 0),
+        reference_hash: str | None = None,
     ) -> Path:
         folder = tmp_path / "results" / dataset / f"{plans_name}__{name}"
         plans = Plans(
@@ -132,8 +133,9 @@ def write_model(tmp_path: Path, configuration: Configuration) -> Callable[..., P
         write_record(folder / "plans.json", plans)
         for fold in folds:
             run = RunSettings("all" if fold == "all" else int(fold), 1, 1, 0, "cases")
-            identity = Identity(dataset, plans_name, name, changed, run)
-            checkpoint = capture(identity, {}, shifting_network(changed, shift), None)
+            identity = Identity(dataset, plans_name, name, changed, reference_hash, run)
+            progress = {"history": [{"epoch": 1}], "best": {"epoch": 1}}
+            checkpoint = capture(identity, progress, shifting_network(changed, shift), None)
             for file in files:
                 save_checkpoint(folder / f"fold_{fold}" / file, checkpoint)
         return folder

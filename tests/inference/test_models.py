@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from biasreg.core.errors import ModelNotFoundError, PlansError, RecordError
 from biasreg.core.serialization import read_json, write_json
-from biasreg.inference.models import ModelRequest, find_model
+from biasreg.inference.models import ModelRequest, find_model, training_notices
+from biasreg.network.checkpoint import load_checkpoint, save_checkpoint
 
 ANY = ModelRequest()
 BOTH = ("checkpoint_best.pth", "checkpoint_latest.pth")
@@ -14,10 +17,11 @@ def results(tmp_path):
 
 
 def test_without_any_model_the_command_to_train_one_is_named(results):
-    with pytest.raises(ModelNotFoundError, match=r"no trained model · .*none is trained.*`biasreg_train DATASET 0`"):
+    missing = r"no trained model: there is no folder .*results · .*`biasreg_train DATASET 0`, or .* with --results"
+    with pytest.raises(ModelNotFoundError, match=missing):
         find_model(results, ANY)
     results.mkdir()
-    with pytest.raises(ModelNotFoundError, match="none is trained"):
+    with pytest.raises(ModelNotFoundError, match=r"no trained model · .*none is trained.*`biasreg_train DATASET 0`"):
         find_model(results, ANY)
 
 
@@ -71,6 +75,13 @@ def test_an_unknown_dataset_or_configuration_is_told_what_is_trained(results, wr
         find_model(results, ModelRequest(configuration="low"))
 
 
+@pytest.mark.parametrize("dataset", ["901", "77"])
+def test_the_command_to_train_names_plans_and_configuration_too(dataset, results, write_model):
+    write_model()
+    with pytest.raises(ModelNotFoundError, match=f"`biasreg_train {dataset} 0 -p mine -cfg low`"):
+        find_model(results, ModelRequest(dataset, "mine", "low"))
+
+
 def test_all_numbered_folds_are_used(results, write_model):
     write_model(folds=("0", "2", "all"))
     names = [path.parent.name for path in find_model(results, ANY).checkpoints]
@@ -116,3 +127,33 @@ def test_a_renamed_model_folder_is_refused(results, write_model):
     folder.rename(folder.with_name("tiny__high"))
     with pytest.raises(PlansError, match="no configuration 'high', only main"):
         find_model(results, ANY)
+
+
+def set_progress(path, epochs, *, best, planned=5):
+    checkpoint = load_checkpoint(path)
+    run = replace(checkpoint.identity.run, epochs=planned)
+    progress = {"history": [{"epoch": number + 1} for number in range(epochs)], "best": best}
+    save_checkpoint(path, replace(checkpoint, identity=replace(checkpoint.identity, run=run), progress=progress))
+
+
+def test_a_fold_whose_training_was_not_finished_is_named_with_its_epochs(results, write_model):
+    folder = write_model(folds=("0", "1"), files=BOTH)
+    for fold, epochs in (("fold_0", 5), ("fold_1", 3)):
+        set_progress(folder / fold / BOTH[0], 2, best={"epoch": 2})
+        set_progress(folder / fold / BOTH[1], epochs, best={"epoch": 2})
+    (notice,) = training_notices(find_model(results, ANY))
+    assert notice.startswith("fold_1: its training has come to 3 of 5 epochs only · ")
+
+
+def test_a_fold_that_was_never_validated_is_named(results, write_model):
+    folder = write_model(files=BOTH)
+    set_progress(folder / "fold_0" / BOTH[0], 4, best=None)
+    set_progress(folder / "fold_0" / BOTH[1], 4, best=None)
+    (notice,) = training_notices(find_model(results, ANY))
+    assert "has come to 4 of 5 epochs only, and its weights, after 4 epoch(s), were never validated" in notice
+
+
+def test_a_best_checkpoint_that_came_alone_is_not_taken_for_an_aborted_training(results, write_model):
+    folder = write_model()
+    set_progress(folder / "fold_0" / BOTH[0], 2, best={"epoch": 2})
+    assert training_notices(find_model(results, ANY)) == ()

@@ -2,12 +2,15 @@ import errno
 import gzip
 import json
 import logging
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from biasreg.core.errors import CheckpointError, DatasetError, InputError, PredictionError
+from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import read_image, read_labels, write_image
 from biasreg.core.serialization import file_hash, read_record
 from biasreg.core.transform_io import read_displacement
@@ -16,6 +19,7 @@ from biasreg.inference import predict
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
 from biasreg.inference.record import PredictionRecord
+from biasreg.network.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -152,12 +156,23 @@ def put_nan(pairs):
     write_image(pairs / "b_fixed.nii.gz", image.array, image.geometry)
 
 
+def make_constant(pairs):
+    image = read_image(pairs / "b_moving.nii.gz")
+    write_image(pairs / "b_moving.nii.gz", np.full_like(image.array, 5), image.geometry)
+
+
+def lose_the_fixed_image(pairs):
+    (pairs / "b_fixed.nii.gz").unlink()
+
+
 FAULTS = {
     corrupt: r"b_moving\.nii\.gz: .*(cut off|damaged)",
     two_channel_pair: "has 2 channel.* trained with 1",
     shift_the_channels: "channels lie on different grids",
-    crop_the_labels: r"label map's grid .* differs from its image's.*b_moving_seg",
+    crop_the_labels: r"b_moving_seg\.nii\.gz: grid 28×.* is not that of the image .*b_moving\.nii\.gz, 30×",
     put_nan: r"b_fixed\.nii\.gz: 1 voxels are NaN",
+    make_constant: r"nothing to register in the moving image: all its voxels are alike.*values from 5 to 5",
+    lose_the_fixed_image: r"there is no fixed image \(seen: b_fixed_seg\.nii\.gz, b_moving\.nii\.gz, ",
 }
 
 
@@ -168,9 +183,11 @@ def test_a_pair_that_fails_does_not_stop_the_others(folders, write_model, write_
     fault(folders[0])
     failures = run(folders, write_model())
     assert list(failures) == ["b"]
+    assert re.search(FAULTS[fault], failures["b"])
     assert names(folders[1]) == {f"{name}{suffix}" for name in "ac" for suffix in OUTPUTS}
     assert "Traceback" not in caplog.text
-    with pytest.raises(PredictionError, match=rf"1 pair\(s\) could not be registered:\n  b: .*{FAULTS[fault]}"):
+    assert caplog.text.count(failures["b"]) == 1
+    with pytest.raises(PredictionError, match=r"^1 pair\(s\) could not be registered: b; reasons are above$"):
         check_failures(failures)
 
 
@@ -252,7 +269,7 @@ def registered(monkeypatch):
 
     def watch(predictor, pair, *rest):
         done.append(pair.identifier)
-        original(predictor, pair, *rest)
+        return original(predictor, pair, *rest)
 
     monkeypatch.setattr(predict, "_predict_pair", watch)
     return done
@@ -269,7 +286,7 @@ def test_continuing_does_only_what_is_missing(folders, write_model, write_pair, 
     registered.clear()
     run(folders, model, overwrite=False)
     assert registered == ["b", "c"]
-    assert "1 of 3 pair(s) were registered already" in caplog.text
+    assert f"registered 2 of 3 pair(s) into {folders[1]}; folding at most 0 %; 1 were registered already" in caplog.text
     run(folders, model)
     assert registered == ["b", "c", "a", "b", "c"]
 
@@ -343,8 +360,57 @@ def test_pairs_that_would_write_the_same_file_are_refused(folders, write_model, 
 def test_an_output_folder_that_cannot_be_is_an_input_error(folders, write_model, write_pair):
     write_pair(folders[0], "a", labels=False)
     folders[1].write_text("a file")
-    with pytest.raises(InputError, match=r"the output folder cannot be made: .* choose another with -o"):
+    with pytest.raises(InputError, match=r"nothing can be written to .*out: .*out is a file · choose another"):
         run(folders, write_model())
+
+
+def test_an_output_folder_without_permission_is_refused_before_any_work(folders, write_model, write_pair, monkeypatch):
+    write_pair(folders[0], "a", labels=False)
+    model = write_model()
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    monkeypatch.setattr(predict.Predictor, "from_model", lambda *arguments: pytest.fail("the model is loaded"))
+    with pytest.raises(InputError, match=r"nothing can be written to .*out: permission denied"):
+        run(folders, model)
+
+
+def test_learn2regs_field_of_different_grids_is_refused_before_registering(
+    folders, write_model, write_pair, monkeypatch
+):
+    write_pair(folders[0], "a", labels=False)
+    monkeypatch.setattr(predict.Predictor, "register", lambda *arguments: pytest.fail("the pair is registered"))
+    assert "one grid that both images share" in run(folders, write_model(), save=("learn2reg",))["a"]
+
+
+def test_a_registered_batch_ends_with_a_line_that_says_so(folders, write_model, write_pair, caplog):
+    caplog.set_level(logging.INFO)
+    for name in "abc":
+        write_pair(folders[0], name, labels=False)
+    make_constant(folders[0])
+    run(folders, write_model())
+    assert caplog.messages[-1] == f"registered 2 of 3 pair(s) into {folders[1]}; folding at most 0 %; 1 failed"
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_an_image_in_wrong_units_gives_a_notice_with_both_sizes(folders, write_model, write_pair, factor, caplog):
+    write_pair(folders[0], "a", labels=False)
+    image = read_image(folders[0] / "a_moving.nii.gz")
+    geometry = Geometry.from_affine(np.diag([factor] * 3 + [1]) @ image.geometry.affine, image.array.shape)
+    write_image(folders[0] / "a_moving.nii.gz", image.array, geometry)
+    assert run(folders, write_model()) == {}
+    (notice, *_) = read_record(folders[1] / "a.json", PredictionRecord).notices
+    assert re.match(r"the moving image's anatomy measures .* mm, but the model was planned for 48×50×48 mm", notice)
+    assert f"pair a: {notice}" in caplog.text
+
+
+def test_a_fold_that_was_never_validated_is_named_in_log_and_record(folders, write_model, write_pair, caplog):
+    write_pair(folders[0], "a", labels=False)
+    model = write_model()
+    path = model / "fold_0" / "checkpoint_best.pth"
+    save_checkpoint(path, replace(load_checkpoint(path), progress={"history": [], "best": None}))
+    run(folders, model)
+    (notice,) = read_record(folders[1] / "a.json", PredictionRecord).provenance.notices
+    assert "fold_0: its weights, after 0 epoch(s), were never validated" in notice
+    assert caplog.text.count(notice) == 1
 
 
 def test_a_damaged_model_is_found_before_the_output_folder_is_made(folders, write_model, write_pair):

@@ -8,6 +8,7 @@ import torch
 from biasreg.core.errors import CheckpointError, ImageError, PredictionError
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import Image, write_image
+from biasreg.core.serialization import file_hash
 from biasreg.evaluation.metrics import dice_per_label, sample_displacement
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predictor import Predictor
@@ -82,10 +83,9 @@ def test_an_affine_pre_alignment_undoes_scaling_and_turning(
     reference, _ = draw_anatomy(make_grid(), (0, 0, 0))
     grid = canonical_grid(affine.preprocessing)
     frame = translation(foreground_center(reference, "MRI"))
-    folder = write_model(affine)
-    write_image(
-        folder / "reference.nii.gz", to_canonical(reference.array, reference.geometry, grid, frame, fill=0.0), grid
-    )
+    path = write_model(affine) / "reference.nii.gz"
+    write_image(path, to_canonical(reference.array, reference.geometry, grid, frame, fill=0.0), grid)
+    folder = write_model(affine, reference_hash=file_hash(path))
     predictor = Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
 
     fixed, fixed_labels = draw_anatomy(make_grid(center=(5, 0, 0)), (5, 0, 0))
@@ -116,6 +116,23 @@ def test_a_model_that_lost_its_reference_image_is_refused(configuration, write_m
     folder = write_model(affine)
     with pytest.raises(ImageError, match=r"reference\.nii\.gz: there is no such file"):
         Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+
+def test_another_reference_image_than_that_of_the_training_is_refused_with_the_fold(
+    configuration, write_model, make_grid, draw_anatomy
+):
+    affine = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    path = write_model(affine) / "reference.nii.gz"
+    write_image(path, image.array, image.geometry)
+    trained_with = file_hash(path)
+    folder = write_model(affine, folds=("0", "1"), reference_hash=trained_with)
+    model = find_model(folder.parents[1], ModelRequest())
+    Predictor.from_model(model, CPU)
+    write_image(path, image.array + 1, image.geometry)
+    words = rf"reference\.nii\.gz, hash {file_hash(path)[:12]}\) is not the one .*{trained_with[:12]}.*fold_0"
+    with pytest.raises(CheckpointError, match=words):
+        Predictor.from_model(model, CPU)
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "SRP"])
@@ -216,11 +233,30 @@ def test_anatomy_outside_the_networks_grid_gives_a_notice(configuration, make_ne
     assert np.isfinite(result.displacement).all()
 
 
-def test_a_constant_image_is_registered(configuration, make_network, make_grid, draw_anatomy):
-    fixed, _ = draw_anatomy(make_grid(), (0, 0, 0))
-    flat = Image(np.full(fixed.array.shape, 5, dtype=np.float32), fixed.geometry)
-    result = predictor_of(configuration, make_network(configuration)).register([flat], [fixed])
-    np.testing.assert_allclose(result.warped[0], 5, rtol=1e-6)
+@pytest.mark.parametrize("lit", [0, 3], ids=["constant", "a few voxels"])
+@pytest.mark.parametrize("prealignment", ["center", "affine"])
+def test_an_image_that_shows_nothing_is_refused(
+    configuration, make_network, make_grid, draw_anatomy, lit, prealignment
+):
+    plans = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment=prealignment))
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    flat = Image(np.full(image.array.shape, 5, dtype=np.float32), image.geometry)
+    flat.array[:lit, 0, 0] = 900
+    predictor = predictor_of(plans, make_network(plans), reference=image)
+    with pytest.raises(ImageError, match=r"nothing to register in the moving image: .* alike.* \(values from 5 to"):
+        predictor.register([flat], [image])
+    with pytest.raises(ImageError, match="nothing to register in the fixed image"):
+        predictor.register([image], [flat])
+
+
+def test_a_channel_that_shows_nothing_beside_one_that_does_gives_a_notice(
+    two_channels, make_network, make_grid, draw_anatomy
+):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    flat = Image(np.zeros_like(image.array), image.geometry)
+    result = predictor_of(two_channels, make_network(two_channels)).register([image, flat], [image, image])
+    (notice,) = result.notices
+    assert notice.startswith("channel 1 of the moving image shows nothing")
 
 
 def test_a_network_gone_astray_is_refused(configuration, make_network, make_grid, draw_anatomy):

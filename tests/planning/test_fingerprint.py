@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from biasreg.core.dataset import Case, read_dataset
+from biasreg.core.dataset_json import DatasetJson, PairNames
 from biasreg.core.errors import ImageError
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import write_image
@@ -154,36 +155,51 @@ def cases(tmp_path):
     return make
 
 
+def make_json(pairing, pairs=()):
+    names = tuple(PairNames(moving, fixed) for moving, fixed in pairs)
+    return DatasetJson("Tiny", {"0": "MRI"}, {"background": 0}, ".nii.gz", pairing, pairs=names)
+
+
 def identifiers(pairs):
     return [(first.identifier, second.identifier) for first, second in pairs]
 
 
 def test_between_subjects_evenly_spaced_cases_are_laid_on_the_reference(cases):
-    pairs = identifiers(sample_pairs(cases(40), "c03", "inter-subject"))
+    pairs = identifiers(sample_pairs(cases(40), "c03", make_json("inter-subject")))
     assert len(pairs) == 8
     assert {first for first, _ in pairs} == {"c03"}
     others = [int(second[1:]) for _, second in pairs]
     assert others == sorted(others)
     assert (others[0], others[-1]) == (0, 39)
     assert "c03" not in [second for _, second in pairs]
-    assert identifiers(sample_pairs(cases(3), "c01", "listed")) == [("c01", "c00"), ("c01", "c02")]
-    assert sample_pairs(cases(1), "c00", "inter-subject") == []
+    assert identifiers(sample_pairs(cases(3), "c01", make_json("inter-subject"))) == [("c01", "c00"), ("c01", "c02")]
+    assert sample_pairs(cases(1), "c00", make_json("inter-subject")) == []
 
 
 def test_within_subjects_a_case_is_laid_on_the_first_of_its_subject(cases):
-    assert identifiers(sample_pairs(cases(6, per_subject=3), "c04", "intra-subject")) == [
+    assert identifiers(sample_pairs(cases(6, per_subject=3), "c04", make_json("intra-subject"))) == [
         ("c00", "c01"),
         ("c00", "c02"),
         ("c03", "c04"),
         ("c03", "c05"),
     ]
-    assert sample_pairs(cases(4), "c00", "intra-subject") == []
+    assert sample_pairs(cases(4), "c00", make_json("intra-subject")) == []
+
+
+def test_listed_pairs_are_laid_on_each_other_as_they_are_registered(cases):
+    listed = [("c04", "c01"), ("c04", "c02"), ("c00", "c03")]
+    pairs = sample_pairs(cases(6), "c05", make_json("listed", listed))
+    assert identifiers(pairs) == [(fixed, moving) for moving, fixed in listed]
+    labelled = sample_pairs(cases(6, labelled=(0, 3, 4)), "c05", make_json("listed", listed))
+    assert identifiers(labelled) == [("c03", "c00")]
+    many = [(f"c{number:02d}", f"c{number + 1:02d}") for number in range(30)]
+    assert len(sample_pairs(cases(31), "c05", make_json("listed", many))) == 8
 
 
 def test_pairs_with_labels_are_preferred(cases):
-    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11)), "c07", "inter-subject"))
+    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11)), "c07", make_json("inter-subject")))
     assert pairs == [("c07", "c03"), ("c07", "c11")]
-    assert len(sample_pairs(cases(20, labelled=(3,)), "c07", "inter-subject")) == 8
+    assert len(sample_pairs(cases(20, labelled=(3,)), "c07", make_json("inter-subject"))) == 8
 
 
 @pytest.fixture
@@ -218,6 +234,19 @@ def test_the_same_files_give_the_same_facts_which_survive_being_written(raw):
     assert from_json(Fingerprint, to_json(first)) == first
 
 
+def test_the_alignment_of_every_listed_pair_is_measured_and_a_change_of_pairs_is_a_change_of_facts(raw):
+    content = to_json(read_dataset(raw).json)
+    pairs = [{"moving": "c0", "fixed": "c1"}, {"moving": "c0", "fixed": "c2"}]
+    write_json(raw / "dataset.json", content | {"pairing": "listed", "pairs": pairs})
+    fingerprint = extract(raw)
+    assert [(scores.case, scores.reference.split()[0]) for scores in fingerprint.alignment] == [
+        ("c0", "c1"),
+        ("c0", "c2"),
+    ]
+    write_json(raw / "dataset.json", content | {"pairing": "listed", "pairs": pairs[:1]})
+    assert dataset_hash(read_dataset(raw).json) != fingerprint.dataset_hash
+
+
 def test_mixed_modalities_are_facts_of_the_cases_but_foreground_and_alignment_assume_none(raw):
     path = raw / "dataset.json"
     content = to_json(read_dataset(raw).json)
@@ -242,6 +271,7 @@ def test_a_broken_file_is_named_with_its_case(raw):
         ({"pairing": "intra-subject"}, False),
         ({"subjects": {"c0": "s", "c1": "s"}}, False),
         ({"modalities": {"c0": "CT"}}, False),
+        ({"pairs": (PairNames("c0", "c1"),)}, True),  # not trained on
     ],
 )
 def test_what_facts_and_plans_are_taken_from_enters_the_hash_of_dataset_json(changes, same, raw):

@@ -8,6 +8,20 @@ ISOTROPIC = [(1.0, 1.0, 1.0)] * 5
 FIELD_OF_VIEW = (160.0, 192.0, 160.0)
 
 
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        ((1.0, 1.0, 3.0), False),
+        ((1.0001, 1.0, 3.0), False),  # rounding
+        ((1.0, 1.0, 2.5), False),  # the anisotropy rule made it finer
+        ((1.02, 1.0, 3.0), True),
+        ((1.0, 1.0, 3.1), True),
+    ],
+)
+def test_a_plan_is_coarser_than_the_data_if_it_is_along_any_axis(spacing, expected):
+    assert grid_rules.is_coarser(spacing, [(0.5, 1.0, 2.0), (1.0, 1.0, 3.0), (2.0, 1.0, 4.0)]) == expected
+
+
 def test_one_odd_case_does_not_dictate_the_field_of_view_and_is_counted():
     extents = [(100.0, 100.0, 100.0)] * 40 + [(500.0, 100.0, 100.0)]
     decision = grid_rules.choose_field_of_view(extents)

@@ -3,11 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from biasreg.core.dataset import DatasetJson
+from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.errors import DatasetError
 from biasreg.core.geometry import Geometry
 from biasreg.core.serialization import from_json, to_json
 from biasreg.network.build import build_network
+from biasreg.planning import grid_rules
+from biasreg.planning.decision import Decision
 from biasreg.planning.fingerprint import AlignmentScores, CaseFingerprint, ChannelStatistics, Fingerprint
 from biasreg.planning.planner import Target, plan_experiment
 from biasreg.planning.plans import Plans
@@ -64,6 +66,14 @@ def test_plans_cover_the_field_of_view_in_multiples_of_the_divisor_and_say_why(n
     assert (plans.default_configuration == "3d_lowres") == ("coarsened" in plans.why["spacing"])
     assert all(plans.why.values())
     assert from_json(Plans, to_json(plans)) == plans
+
+
+@pytest.mark.parametrize(("name", "expected"), [("hippocampus", "3d_fullres"), ("brain", "3d_lowres")])
+def test_the_configuration_is_named_after_the_spacing_whatever_the_reasons_say(name, expected, monkeypatch):
+    choose = grid_rules.choose_spacing
+    monkeypatch.setattr(grid_rules, "choose_spacing", lambda *facts: Decision(choose(*facts).value, "not coarsened"))
+    plans = plan_experiment(make_fingerprint(*DATASETS[name]), make_dataset(), Target("cuda", 8.0))
+    assert plans.default_configuration == expected
 
 
 @pytest.mark.parametrize("name", ["hippocampus", "cardiac"])

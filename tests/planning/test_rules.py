@@ -39,6 +39,14 @@ def test_pre_alignment_is_the_simplest_that_nothing_beats(scores, pairing, expec
     assert decision.why
 
 
+@pytest.mark.parametrize(
+    ("pairing", "words"),
+    [("inter-subject", "reference case"), ("intra-subject", "within subjects"), ("listed", "listed pairs")],
+)
+def test_the_reason_of_the_pre_alignment_says_what_was_measured(pairing, words):
+    assert words in rules.choose_prealignment([AlignmentScores("a", 0.2, 0.5, 0.6)], pairing).why
+
+
 def test_mixed_modalities_take_mind_and_assume_no_scale():
     assert rules.choose_similarity(["CT", "MRI"]).value == "mind"
     assert rules.choose_modality(["CT", "MRI"]).value == "mixed"

@@ -1,7 +1,7 @@
 import pytest
 
 from biasreg.core.errors import DatasetError
-from biasreg.planning.splits import Fold, fits, make_splits
+from biasreg.planning.splits import Fold, check_folds, fits, make_splits
 
 
 def test_no_subject_is_in_both_parts_of_a_fold():
@@ -31,6 +31,31 @@ def test_listed_pairs_stay_together():
     for fold in make_splits(subjects, pairs):
         assert all((first in fold.validation) == (second in fold.validation) for first, second in pairs)
         assert fold.validation
+
+
+def test_pairs_that_join_all_subjects_are_refused_as_the_reason():
+    with pytest.raises(DatasetError, match=r"3 subject\(s\), all of them joined by the listed 'pairs'"):
+        make_splits({"a": "1", "b": "2", "c": "3"}, [("a", "b"), ("c", "b")])
+
+
+@pytest.mark.parametrize(
+    ("subjects", "pairing", "pairs", "fold"),
+    [
+        ({"a": "1", "b": "2", "c": "3"}, "inter-subject", [], None),
+        ({"a": "1", "b": "2"}, "inter-subject", [], 0),
+        ({"a": "1", "b": "2", "c": "3"}, "intra-subject", [], 0),
+        ({"a1": "a", "a2": "a", "b1": "b", "b2": "b"}, "intra-subject", [], None),
+        ({"a": "1", "b": "2", "c": "3"}, "listed", [("a", "b")], 0),
+        ({"a": "1", "b": "2", "c": "3", "d": "4"}, "listed", [("a", "b"), ("c", "d")], None),
+    ],
+)
+def test_folds_whose_training_part_holds_no_pair_are_refused(subjects, pairing, pairs, fold):
+    folds = make_splits(subjects, pairs)
+    if fold is None:
+        check_folds(folds, subjects, pairing, pairs)
+        return
+    with pytest.raises(DatasetError, match=rf"fold \d of {len(folds)} cannot be trained: its .*pairing '{pairing}'"):
+        check_folds(folds, subjects, pairing, pairs)
 
 
 SUBJECTS = {"a1": "a", "a2": "a", "b1": "b", "c1": "c"}

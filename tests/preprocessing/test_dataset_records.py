@@ -1,37 +1,30 @@
 import logging
 
+import numpy as np
 import pytest
 
-from biasreg.core.errors import PlansError
+from biasreg.core.dataset import read_dataset
+from biasreg.core.errors import DatasetError, PlansError
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import write_image
 from biasreg.core.serialization import read_json, write_json
 from biasreg.preprocessing.dataset_records import (
     PLANS_NAME,
     check_plans_name,
     read_fingerprint,
-    read_plans,
-    write_splits,
+    settle_folds,
+    write_folds,
 )
 
-SUBJECTS = {f"c{number}": f"s{number // 2}" for number in range(8)}
 
-
-@pytest.mark.parametrize(
-    "text", ["{}", "[]", '{"schema_version": 0}', '{"schema_version": 2}', '{"schema_version": "1"}']
-)
-def test_records_of_another_version_are_refused_with_the_command_that_makes_them_anew(text, tmp_path):
-    for name in ("dataset_fingerprint.json", "mine.json"):
-        (tmp_path / name).write_text(text)
-    with pytest.raises(PlansError, match=r"another version.*fingerprint.*biasreg_extract_fingerprint -d 501"):
-        read_fingerprint(tmp_path, "501")
-    with pytest.raises(PlansError, match=r"another version.*mine.*biasreg_plan_and_preprocess -d 501"):
-        read_plans(tmp_path, "mine", "501")
-
-
-def test_missing_records_are_named_with_their_command(tmp_path):
-    with pytest.raises(PlansError, match=r"no fingerprint.*biasreg_extract_fingerprint -d 501"):
-        read_fingerprint(tmp_path, "501")
-    with pytest.raises(PlansError, match=r"no plans.*mine\.json.*biasreg_plan_and_preprocess -d 501"):
-        read_plans(tmp_path, "mine", "501")
+def test_a_missing_fingerprint_or_one_of_another_version_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "dataset_fingerprint.json"
+    with pytest.raises(PlansError, match=r"no fingerprint · .*fingerprint\.json · make it"):
+        read_fingerprint(path, "make it")
+    for text in ("{}", "[]", '{"schema_version": 0}', '{"schema_version": "1"}'):
+        path.write_text(text)
+        with pytest.raises(PlansError, match=r"this biasreg reads version 1 · .*fingerprint\.json · make it"):
+            read_fingerprint(path, "make it")
 
 
 @pytest.mark.parametrize("name", ["biasregPlans", "gpu-24.v2", "8GB"])
@@ -53,11 +46,37 @@ def path(tmp_path):
     return tmp_path / "splits_final.json"
 
 
-def test_folds_that_a_user_made_are_kept_while_they_fit(path, caplog):
+@pytest.fixture
+def make_dataset(tmp_path):
+    """Return a function that writes a dataset of eight cases, two of each of four subjects."""
+
+    def make(subjects=None, **changes):
+        folder = tmp_path / "Dataset700_Tiny"
+        subjects = {f"c{number}": f"s{number // 2}" for number in range(8)} if subjects is None else subjects
+        for number in range(8):
+            image = np.arange(8.0).reshape(2, 2, 2)
+            write_image(folder / "imagesTr" / f"c{number}.nii.gz", image, Geometry.centered((2, 2, 2), (1, 1, 1)))
+        content = {"name": "Tiny", "channel_names": {"0": "MRI"}, "labels": {"background": 0}, "subjects": subjects}
+        content |= {"file_ending": ".nii.gz", "pairing": "inter-subject"}
+        write_json(folder / "dataset.json", content | changes)
+        return read_dataset(folder)
+
+    return make
+
+
+def test_folds_are_settled_without_writing_them(path, make_dataset):
+    folds = settle_folds(path, make_dataset())
+    assert len(folds) == 4
+    assert not path.exists()
+    write_folds(path, folds)
+    assert settle_folds(path, make_dataset()) == folds
+
+
+def test_folds_that_a_user_made_are_kept_while_they_fit(path, make_dataset, caplog):
     mine = [{"train": ["c0", "c1", "c2", "c3"], "validation": ["c4", "c5", "c6", "c7"]}]
     write_json(path, mine)
     with caplog.at_level(logging.INFO):
-        write_splits(path, SUBJECTS)
+        write_folds(path, settle_folds(path, make_dataset()))
     assert read_json(path) == mine
     assert "folds kept" in caplog.text
 
@@ -72,10 +91,33 @@ def test_folds_that_a_user_made_are_kept_while_they_fit(path, caplog):
         {},
     ],
 )
-def test_folds_that_do_not_fit_are_made_anew_and_the_old_ones_kept_beside(folds, path, caplog):
+def test_folds_that_do_not_fit_are_made_anew_and_the_old_ones_kept_beside(folds, path, make_dataset, caplog):
     write_json(path, folds)
     with caplog.at_level(logging.WARNING):
-        write_splits(path, SUBJECTS)
+        write_folds(path, settle_folds(path, make_dataset()))
     assert "made anew" in caplog.text
     assert len(read_json(path)) == 4
     assert read_json(path.with_name("splits_final.json.bak")) == folds
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subjects": {f"c{number}": "s" for number in range(8)}}, r"1 subject\(s\) cannot be split"),
+        ({"subjects": {}, "pairing": "intra-subject"}, "fold 0 of 5 cannot be trained: .*two cases of one subject"),
+        (
+            {"pairing": "listed", "pairs": [{"moving": "c0", "fixed": "c2"}]},
+            "cannot be trained: .*needs a listed pair",
+        ),
+    ],
+)
+def test_a_dataset_whose_folds_could_not_be_trained_is_refused(changes, message, path, make_dataset):
+    with pytest.raises(DatasetError, match=message):
+        settle_folds(path, make_dataset(**changes))
+
+
+def test_folds_of_a_user_that_could_not_be_trained_are_refused_with_their_file(path, make_dataset):
+    rest = [f"c{number}" for number in range(2, 8)]
+    write_json(path, [{"train": ["c0", "c1"], "validation": rest}, {"train": rest, "validation": ["c0", "c1"]}])
+    with pytest.raises(DatasetError, match=r"splits_final\.json: fold 0 of 2 cannot be trained"):
+        settle_folds(path, make_dataset())

@@ -1,10 +1,12 @@
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from biasreg.core.errors import DatasetError, PlansError
+from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import read_image, write_image
 from biasreg.core.serialization import read_json, write_json
@@ -55,8 +57,89 @@ def test_files_of_another_version_are_refused(roots, raw_dataset):
     plan_and_preprocess(roots, "700", OPTIONS)
     path = roots.preprocessed / "Dataset700_Blobs" / "biasregPlans.json"
     write_json(path, read_json(path) | {"schema_version": 0})
-    with pytest.raises(PlansError, match="schema 0"):
+    with pytest.raises(PlansError, match="schema version 0"):
         preprocess(roots, "700", OPTIONS)
+
+
+def test_commands_in_messages_name_the_plans(roots, raw_dataset):
+    raw = raw_dataset()
+    mine = replace(OPTIONS, plans_name="mine")
+    extract_fingerprint(roots, "700", mine)
+    with pytest.raises(PlansError, match="run `biasreg_plan_and_preprocess -d 700 -p mine`"):
+        preprocess(roots, "700", mine)
+    prepare.plan_experiment(roots, "700", mine)
+    (raw / "labelsTr" / "c1.nii.gz").unlink()
+    extract_fingerprint(roots, "700", mine)
+    with pytest.raises(PlansError, match="run `biasreg_plan_experiment -d 700 -p mine`"):
+        preprocess(roots, "700", mine)
+    (raw / "imagesTr" / "c3_0000.nii.gz").unlink()
+    (raw / "labelsTr" / "c3.nii.gz").unlink()
+    with pytest.raises(PlansError, match=r"`biasreg_extract_fingerprint -d 700`, then `.*experiment -d 700 -p mine`"):
+        preprocess(roots, "700", mine)
+
+
+@pytest.fixture
+def writable(monkeypatch):
+    """Folders that may be written to, once the test has named them; root may write everywhere."""
+    allowed = []
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and (not allowed or Path(path) in allowed))
+    return allowed
+
+
+@pytest.mark.parametrize("step", ["plan_and_preprocess", "extract_fingerprint", "plan_experiment", "preprocess"])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_any_work(step, roots, raw_dataset, writable, monkeypatch):
+    raw_dataset()
+    roots.preprocessed.mkdir()
+    if step in ("plan_experiment", "preprocess"):
+        extract_fingerprint(roots, "700", OPTIONS)
+    before = sorted(roots.preprocessed.rglob("*"))
+    writable.append(roots.raw)
+    monkeypatch.setattr(prepare, "verify_dataset", None)
+    with pytest.raises(InputError, match=r"nothing can be written to .*Dataset700_Blobs: permission denied.*--preproc"):
+        getattr(prepare, step)(roots, "700", OPTIONS)
+    assert sorted(roots.preprocessed.rglob("*")) == before
+
+
+def test_a_folder_of_cases_that_cannot_be_written_to_is_refused(roots, raw_dataset, folder, writable):
+    raw_dataset()
+    plans = plan_and_preprocess(roots, "700", OPTIONS)
+    writable.append(folder)
+    with pytest.raises(InputError, match=f"nothing can be written to .*biasregPlans_{plans.default_configuration}"):
+        preprocess(roots, "700", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"subjects": {f"c{number}": "s" for number in range(4)}}, r"1 subject\(s\) cannot be split"),
+        ({"pairing": "intra-subject"}, "fold 0 of 4 cannot be trained"),
+        ({"subjects": {"c0": "s", "c1": "s", "c2": "t", "c3": "t"}}, "fold 0 of 2 cannot be trained"),
+        ({"pairing": "listed", "pairs": [{"moving": "c0", "fixed": "c1"}]}, "cannot be trained"),
+    ],
+)
+def test_a_dataset_that_could_not_be_trained_on_is_refused_before_anything_is_written(
+    fields, message, roots, raw_dataset, change_dataset
+):
+    raw_dataset()
+    change_dataset(**fields)
+    with pytest.raises(DatasetError, match=message):
+        plan_and_preprocess(roots, "700", OPTIONS)
+    assert not roots.preprocessed.exists()
+    extract_fingerprint(roots, "700", OPTIONS)
+    with pytest.raises(DatasetError, match=message):
+        prepare.plan_experiment(roots, "700", OPTIONS)
+    assert [path.name for path in roots.preprocessed.rglob("*.json")] == ["dataset_fingerprint.json"]
+
+
+def test_cases_that_were_checked_are_counted_by_split(roots, raw_dataset, caplog):
+    raw = raw_dataset()
+    for name in ("t", "u"):
+        image = read_image(raw / "imagesTr" / "c0_0000.nii.gz")
+        write_image(raw / "imagesTs" / f"{name}_0000.nii.gz", image.array, image.geometry)
+    with caplog.at_level(logging.INFO):
+        plan_and_preprocess(roots, "700", OPTIONS)
+    assert caplog.text.count("no faults found in 4 training and 2 held-out cases") == 1
 
 
 def test_a_faulty_dataset_is_refused_before_anything_is_written(roots, raw_dataset):

@@ -59,7 +59,7 @@ def test_pre_aligned_cases_lie_on_each_other_and_remember_where_they_come_from(r
     for other in labels[1:]:
         overlap = 2 * np.sum((labels[0] == 1) & (other == 1)) / (np.sum(labels[0] == 1) + np.sum(other == 1))
         assert overlap > 0.85
-    record = storage.read_stored_case(folder, "c1")
+    record = storage.read_stored_case(folder, "c1", "")
     center = np.array(record.frame)[:3, 3]
     assert np.linalg.norm(center - [6.0, -4.0, 3.0]) < 2.5
     assert (folder / storage.REFERENCE_FILE).is_file() == (prealignment == "affine")
@@ -96,13 +96,13 @@ def test_anatomy_outside_the_grid_is_reported_by_case(run, caplog):
     with caplog.at_level(logging.WARNING):
         folder = run(make_plans(patch_size=(8, 8, 8)))
     assert "case c0" in caplog.text
-    assert storage.read_stored_case(folder, "c0").foreground_outside > 0.01
+    assert storage.read_stored_case(folder, "c0", "").foreground_outside > 0.01
 
 
 def test_cases_without_labels_are_marked(run):
     folder = run(make_plans())
-    assert not storage.read_stored_case(folder, "c3").annotated
-    assert storage.read_stored_case(folder, "c0").label_presence == (1, 2)
+    assert not storage.read_stored_case(folder, "c3", "").annotated
+    assert storage.read_stored_case(folder, "c0", "").label_presence == (1, 2)
 
 
 def test_a_broken_file_stops_with_its_name(run):
@@ -158,7 +158,7 @@ def test_labels_that_are_taken_away_or_become_a_mask_are_noticed(rerun, run):
     plans = make_plans()
     assert rerun(plans, change) == {"c1", "c2"}
     folder = run(plans)
-    assert not storage.read_stored_case(folder, "c2").annotated
+    assert not storage.read_stored_case(folder, "c2", "").annotated
     assert not storage.load_labels(folder, "c2").any()
     assert storage.load_mask(folder, "c1").mean() < storage.load_mask(folder, "c3").mean()
 
@@ -175,16 +175,27 @@ def test_a_deleted_array_is_made_again(rerun, tmp_path):
     assert rerun(make_plans(), lambda raw: (tmp_path / "out" / "c2.npy").unlink()) == {"c2"}
 
 
+def test_a_cut_array_is_made_again_with_a_notice(rerun, tmp_path, caplog):
+    path = tmp_path / "out" / "c2_seg.npy"
+
+    def change(raw):
+        path.write_bytes(path.read_bytes()[:-1])
+
+    assert rerun(make_plans(), change) == {"c2"}
+    assert f"case c2 is preprocessed anew, for an array of it is cut off or damaged: {path}" in caplog.messages
+    assert storage.load_labels(tmp_path / "out", "c2").any()
+
+
 def test_a_centre_that_moved_moves_all_cases_that_share_it(run, executor, tmp_path):
     plans = make_plans("none")
     folder = run(plans)
-    first = np.array(storage.read_stored_case(folder, "c0").frame)
+    first = np.array(storage.read_stored_case(folder, "c0", "").frame)
     rewritten = run.fingerprint.cases[0]
     moved = replace(rewritten, foreground_center=tuple(value + 4.0 for value in rewritten.foreground_center))
     fingerprint = replace(run.fingerprint, cases=(moved, *run.fingerprint.cases[1:]))
     preprocess_dataset(run.dataset, fingerprint, plans, folder, executor)
     for name in ("c0", "c1", "c2", "c3"):
-        frame = np.array(storage.read_stored_case(folder, name).frame)
+        frame = np.array(storage.read_stored_case(folder, name, "").frame)
         np.testing.assert_allclose(frame[:3, 3], first[:3, 3] + 1)
 
 
@@ -197,7 +208,7 @@ def test_a_mask_of_the_user_limits_the_mask_of_values(run):
     folder = run(make_plans())
     grid = canonical_grid(make_plans())
     mask = np.array(storage.load_mask(folder, "c0"))
-    frame = np.array(storage.read_stored_case(folder, "c0").frame)
+    frame = np.array(storage.read_stored_case(folder, "c0", "").frame)
     world = apply_affine(frame @ grid.affine, np.argwhere(mask))
     assert (apply_affine(np.linalg.inv(image.geometry.affine), world)[:, 0] > 10.4).all()
     assert 0 < mask.sum() < storage.load_mask(folder, "c2").sum()
@@ -209,7 +220,7 @@ def test_a_landmark_ends_where_the_frame_says(run):
     for name in ("c0", "c1", "c2"):
         raw = read_labels(run.dataset.folder / "labelsTr" / f"{name}.nii.gz")
         spot = apply_affine(raw.geometry.affine, np.argwhere(raw.array == 7)).mean(axis=0)
-        record = storage.read_stored_case(folder, name)
+        record = storage.read_stored_case(folder, name, "")
         expected = apply_affine(np.linalg.inv(np.array(record.frame) @ grid.affine), spot)
         found = np.argwhere(storage.load_labels(folder, name) == 2).mean(axis=0)
         np.testing.assert_allclose(found, expected, atol=0.4)

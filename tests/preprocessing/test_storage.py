@@ -21,7 +21,7 @@ def test_a_stored_case_comes_back(tmp_path):
     image = np.random.default_rng(0).random((1, 4, 4, 4)).astype(np.float32)
     labels = np.ones((4, 4, 4), np.uint8)
     storage.write_case(tmp_path, RECORD, image, labels > 0, labels)
-    assert storage.read_stored_case(tmp_path, "c") == RECORD
+    assert storage.read_stored_case(tmp_path, "c", "make it") == RECORD
     np.testing.assert_allclose(storage.load_image(tmp_path, "c"), image, atol=1e-3)
     assert (storage.load_labels(tmp_path, "c") == 1).all()
     assert (storage.load_mask(tmp_path, "c") == 1).all()
@@ -33,15 +33,15 @@ def test_a_case_without_labels_gives_background(tmp_path):
 
 
 def test_a_folder_made_with_other_plans_is_refused_with_the_command(tmp_path):
-    with pytest.raises(PlansError, match=r"no preprocessed cases.*run `make it`"):
+    with pytest.raises(PlansError, match=r"no preprocessed cases.*make it"):
         storage.check_stamp(tmp_path, PLANS, "make it")
     storage.write_stamp(tmp_path, PLANS)
     storage.check_stamp(tmp_path, PLANS, "make it")
     other = PreprocessingPlans((2.0, 1.0, 1.0), (4, 4, 4), "MRI", PLANS.normalization, "center", None, (1,), ("a",))
-    with pytest.raises(PlansError, match=r"other plans.*run `make it`"):
+    with pytest.raises(PlansError, match=r"other plans.*make it"):
         storage.check_stamp(tmp_path, other, "make it")
-    with pytest.raises(PlansError, match="case d is not preprocessed"):
-        storage.read_stored_case(tmp_path, "d")
+    with pytest.raises(PlansError, match=r"case d is not preprocessed.* · make it"):
+        storage.read_stored_case(tmp_path, "d", "make it")
 
 
 @pytest.fixture
@@ -92,6 +92,56 @@ def test_a_case_is_complete_with_all_of_its_files(name, write, tmp_path):
     assert storage.find_stored_case(tmp_path, "c") == RECORD
     (tmp_path / name).unlink()
     assert storage.find_stored_case(tmp_path, "c") is None
+
+
+ARRAYS = ("c.npy", "c_mask.npy", "c_seg.npy")
+
+
+def cut_a_byte(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def cut_the_header(path):
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def overwrite(path):
+    path.write_bytes(b"\x00" * path.stat().st_size)
+
+
+@pytest.mark.parametrize("damage", [cut_a_byte, cut_the_header, empty, overwrite])
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_damaged_array_makes_a_case_incomplete_and_is_named(name, damage, write, tmp_path):
+    write()
+    assert storage.damaged_arrays(tmp_path, "c") == ()
+    damage(tmp_path / name)
+    assert storage.damaged_arrays(tmp_path, "c") == (tmp_path / name,)
+    assert storage.find_stored_case(tmp_path, "c") is None
+    with pytest.raises(PlansError, match=rf"array is cut off or damaged .* · .*{name} · make it"):
+        storage.read_stored_case(tmp_path, "c", "make it")
+    load = dict(zip(ARRAYS, (storage.load_image, storage.load_mask, storage.load_labels), strict=True))[name]
+    with pytest.raises(PlansError, match=rf"cut off or damaged .*{name} · run `biasreg_preprocess`"):
+        load(tmp_path, "c")
+
+
+def test_looking_for_damage_reads_no_values(write, tmp_path, monkeypatch):
+    write()
+    (tmp_path / "c.npy").unlink()
+    huge = np.lib.format.open_memmap(tmp_path / "c.npy", "w+", np.float16, (1, 10_000, 1_000, 1_000))  # a sparse file
+    del huge
+    assert storage.find_stored_case(tmp_path, "c") == RECORD
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_a_case_that_lacks_an_array_is_refused_with_the_remedy(name, write, tmp_path):
+    write()
+    (tmp_path / name).unlink()
+    with pytest.raises(PlansError, match=rf"array cannot be read: No such file .* · .*{name} · make it"):
+        storage.read_stored_case(tmp_path, "c", "make it")
 
 
 def test_a_damaged_record_or_one_of_another_version_is_no_case(write, tmp_path):

@@ -13,6 +13,7 @@ from biasreg.network.checkpoint import (
     Identity,
     RunSettings,
     capture,
+    check_reference,
     load_checkpoint,
     load_weights,
     restore_random_states,
@@ -23,7 +24,7 @@ from biasreg.training.optimization import build_optimizer
 
 @pytest.fixture
 def identity(configuration):
-    return Identity("Dataset901_Blobs", "tiny", "main", configuration, RunSettings("all", 2, 3, 0, "cases"))
+    return Identity("Dataset901_Blobs", "tiny", "main", configuration, None, RunSettings("all", 2, 3, 0, "cases"))
 
 
 @pytest.fixture
@@ -87,6 +88,45 @@ def test_a_missing_or_damaged_file_is_refused_by_name(tmp_path, identity, networ
     torch.save({"state_dict": {}}, tmp_path / "foreign.pth")
     with pytest.raises(CheckpointError, match="checkpoint format None"):
         load_checkpoint(tmp_path / "foreign.pth")
+
+
+def test_a_checkpoint_of_an_earlier_format_asks_to_train_again_before_its_records_are_read(tmp_path, identity, network):
+    path = tmp_path / "c.pth"
+    save_checkpoint(path, capture(identity, {}, network, None))
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"format_version": 1, "identity": {"of": "another layout"}}, path)
+    with pytest.raises(
+        CheckpointError, match=r"c\.pth has checkpoint format 1, .* reads format 2 · train this fold again"
+    ):
+        load_checkpoint(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, identity, network, monkeypatch):
+    path = tmp_path / "c.pth"
+    save_checkpoint(path, capture(identity, {}, network, None))
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")  # root may read everything
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(CheckpointError, match=r"c\.pth cannot be read: permission denied"):
+        load_checkpoint(path)
+
+
+def test_what_is_known_without_the_weights_can_be_read_lazily(tmp_path, identity, network):
+    path = tmp_path / "c.pth"
+    for progress, expected in (({}, (0, False)), ({"history": [{}, {}], "best": {"epoch": 1}}, (2, True))):
+        save_checkpoint(path, capture(identity, progress, network, None))
+        checkpoint = load_checkpoint(path, lazy=True)
+        assert (checkpoint.epochs_done, checkpoint.is_validated) == expected
+
+
+def test_another_reference_image_is_refused_with_both_hashes(tmp_path, identity):
+    check_reference(tmp_path / "c.pth", identity, None)
+    aligned = replace(identity, reference_hash="a" * 64)
+    check_reference(tmp_path / "c.pth", aligned, "a" * 64)
+    with pytest.raises(CheckpointError, match=r"reference\.nii\.gz, hash bbbbbbbbbbbb\).*aaaaaaaaaaaa.*c\.pth"):
+        check_reference(tmp_path / "c.pth", aligned, "b" * 64)
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(tmp_path, identity, network, monkeypatch):

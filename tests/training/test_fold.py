@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from biasreg.core.errors import CheckpointError, DatasetError, InputError
-from biasreg.core.serialization import from_json, read_record
+from biasreg.core.errors import CheckpointError, DatasetError, InputError, PlansError
+from biasreg.core.serialization import file_hash, from_json, read_record
 from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint, load_weights
 from biasreg.training import fold as fold_module
 from biasreg.training.fold import TrainingOptions, train_fold
@@ -90,7 +90,9 @@ def test_a_resumed_run_goes_exactly_the_way_of_an_uninterrupted_one(write_datase
     expected = train_fold(whole, "901", 0, OPTIONS)
     with monkeypatch.context() as patch:
         stop_at(patch, iteration)
-        with pytest.raises(TrainingStoppedError, match=f"after {iteration + 1} of 6 iterations"):
+        with pytest.raises(
+            TrainingStoppedError, match=rf"stopped by SIGINT \(Ctrl-C\) after {iteration + 1} of 6 iterations"
+        ):
             train_fold(parts, "901", 0, OPTIONS)
     torch.manual_seed(99)  # a new process begins in another state
     assert_same_run(train_fold(parts, "901", 0, RESUME), expected)
@@ -173,7 +175,7 @@ def test_a_dataset_without_labels_is_trained_and_scored_by_similarity(write_data
 
 def test_nothing_is_written_when_the_data_cannot_be_used(write_dataset):
     roots = write_dataset(cases=4)
-    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 77`"):
+    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 77 -p tiny`"):
         train_fold(roots, "77", 0, OPTIONS)
     with pytest.raises(InputError, match="no fold 9"):
         train_fold(roots, "901", 9, OPTIONS)
@@ -242,3 +244,34 @@ def test_a_run_is_not_resumed_on_other_cases(write_dataset):
     path.write_text(json.dumps(folds))
     with pytest.raises(CheckpointError, match="cases of fold 0 have changed"):
         train_fold(roots, "901", 0, replace(OPTIONS, resume=True))
+
+
+def aligned_dataset(write_dataset, configuration):
+    """Write a dataset whose cases were aligned to a reference image; training only hashes that."""
+    affine = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
+    roots = write_dataset(affine)
+    reference = roots.preprocessed / "Dataset901_Blobs" / "tiny_main" / "reference.nii.gz"
+    reference.write_bytes(b"reference")
+    return roots, reference
+
+
+def test_a_checkpoint_knows_the_reference_image_and_is_not_resumed_with_another(write_dataset, configuration):
+    roots, reference = aligned_dataset(write_dataset, configuration)
+    folder = train_fold(roots, "901", 0, replace(OPTIONS, epochs=1))
+    for name in (LATEST, BEST):
+        assert load_checkpoint(folder / name).identity.reference_hash == file_hash(reference)
+    reference.write_bytes(b"another")
+    with pytest.raises(CheckpointError, match=r"reference image .* is not the one that this fold was trained with"):
+        train_fold(roots, "901", 0, RESUME)
+    assert (folder.parent / "reference.nii.gz").read_bytes() == b"reference"
+    reference.unlink()
+    with pytest.raises(PlansError, match=r"the reference image is missing · .*reference\.nii\.gz"):
+        train_fold(roots, "901", 0, RESUME)
+
+
+def test_results_that_cannot_be_written_are_refused_before_any_work(write_dataset, monkeypatch):
+    roots = write_dataset()
+    roots.results.write_text("a file")
+    monkeypatch.setattr(fold_module, "read_fold_data", lambda *arguments: pytest.fail("the data are read"))
+    with pytest.raises(InputError, match=r"nothing can be written to .*fold_0: .*results is a file · .*--results"):
+        train_fold(roots, "901", 0, OPTIONS)

@@ -7,14 +7,17 @@ import pytest
 from biasreg.training.interruption import TrainingStoppedError, watch_signals
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_remembered_and_gives_the_exit_code_of_shells(number, code):
+@pytest.mark.parametrize(
+    ("number", "name", "code"), [(signal.SIGINT, "SIGINT (Ctrl-C)", 130), (signal.SIGTERM, "SIGTERM", 143)]
+)
+def test_a_signal_is_remembered_by_name_and_gives_the_exit_code_of_shells(number, name, code):
     former = signal.getsignal(number)
     with watch_signals() as stop:
         assert not stop
         os.kill(os.getpid(), number)
         assert stop
         assert stop.signal_number == number
+        assert stop.signal_name == name
     assert signal.getsignal(number) is former
     assert TrainingStoppedError(number, "stopped").exit_code == code
 

@@ -37,7 +37,7 @@ def make_trainer(write_dataset, configuration, tmp_path):
         network = build_network(configuration.network)
         (tmp_path / folder).mkdir(exist_ok=True)
         identity = Identity(
-            "Dataset901_Blobs", "tiny", "main", configuration, RunSettings(0, EPOCHS, ITERATIONS, 0, "cases")
+            "Dataset901_Blobs", "tiny", "main", configuration, None, RunSettings(0, EPOCHS, ITERATIONS, 0, "cases")
         )
         data = TrainingData(
             open_stream or (lambda start: open_batches(source, sampler, loader, start)),
@@ -88,6 +88,17 @@ def test_validation_can_be_rarer_but_comes_at_the_end(make_trainer):
     trainer = make_trainer(epochs=3, iterations_per_epoch=1, validate_every=2)
     trainer.run()
     assert [record.dice_after is not None for record in trainer.progress.history] == [False, True, True]
+
+
+def test_before_any_validation_the_checkpoint_for_prediction_is_that_of_the_last_epoch(make_trainer):
+    class Reader(Watcher):
+        def on_epoch_end(self, history):
+            self.calls.append(load_checkpoint(trainer.home.folder / BEST).epochs_done)
+
+    reader = Reader()
+    trainer = make_trainer(observers=[reader], epochs=4, iterations_per_epoch=1, validate_every=4)
+    trainer.run()
+    assert reader.calls == [("start", 0), 1, 2, 3, 4]
 
 
 def test_a_checkpoint_of_the_best_epoch_cannot_be_resumed(make_trainer):

@@ -40,7 +40,7 @@ def test_listed_pairs_come_from_the_dataset(write_dataset):
 
 def test_missing_preprocessed_data_name_the_command(write_dataset):
     roots = write_dataset()
-    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 902`"):
+    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 902 -p tiny`"):
         open_workspace(roots, "902", "tiny", None)
     with pytest.raises(PlansError, match=r"no plans 'other'.*biasreg_plan_and_preprocess -d 901"):
         open_workspace(roots, "901", "other", None)
@@ -50,13 +50,36 @@ def test_missing_preprocessed_data_name_the_command(write_dataset):
         read_fold(open_workspace(roots, "901", "tiny", None), 7)
 
 
+def test_a_fold_with_a_cut_array_names_the_file_and_the_command_before_training(write_dataset):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    path = workspace.cases_folder / "case3_mask.npy"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(PlansError, match=r"case3_mask\.npy · run `biasreg_preprocess -d 901 -p tiny`$"):
+        read_fold_data(workspace, 0)
+
+
+def test_commands_in_messages_name_plans_and_configuration(write_dataset, configuration):
+    roots = write_dataset()
+    with pytest.raises(DatasetError, match="run `biasreg_plan_and_preprocess -d 902 -p tiny`"):
+        open_workspace(roots, "902", "tiny", None)
+    workspace = open_workspace(roots, "901", "tiny", None)
+    (workspace.dataset_folder / "splits_final.json").unlink()
+    with pytest.raises(PlansError, match=r"no folds .* run `biasreg_plan_experiment -d 901 -p tiny`"):
+        read_fold(workspace, 0)
+    plans = replace(workspace.plans, configurations={"main": configuration, "mine": configuration})
+    write_record(workspace.dataset_folder / "tiny.json", plans)
+    remedy = r"set default_configuration to 'mine' in .*tiny\.json, and run `biasreg_preprocess -d 901 -p tiny`"
+    with pytest.raises(PlansError, match=rf"no preprocessed cases · .*tiny_mine · {remedy}"):
+        open_workspace(roots, "901", "tiny", "mine")
+
+
 def test_cases_of_other_plans_are_refused(write_dataset, configuration):
     roots = write_dataset()
     workspace = open_workspace(roots, "901", "tiny", None)
     changed = replace(configuration.preprocessing, spacing=(1.0, 1.0, 1.0))
     plans = replace(workspace.plans, configurations={"main": replace(configuration, preprocessing=changed)})
     write_record(workspace.dataset_folder / "tiny.json", plans)
-    with pytest.raises(PlansError, match="preprocessed with other plans"):
+    with pytest.raises(PlansError, match=r"preprocessed with other plans .* run `biasreg_preprocess -d 901 -p tiny`"):
         open_workspace(roots, "901", "tiny", None)
 
 
@@ -64,7 +87,7 @@ def test_plans_of_another_version_ask_to_plan_again(write_dataset):
     roots = write_dataset()
     path = roots.preprocessed / "Dataset901_Blobs" / "tiny.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    with pytest.raises(PlansError, match=r"schema version 99.*plan again"):
+    with pytest.raises(PlansError, match=r"schema version 99.* run `biasreg_plan_and_preprocess -d 901 -p tiny`"):
         open_workspace(roots, "901", "tiny", None)
 
 
@@ -97,6 +120,25 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
     publish(other, 0)  # the fold itself is about to be overwritten
     with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
         publish(other, 1)
+
+
+def test_the_reference_image_of_other_folds_is_not_replaced(write_dataset):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    reference = workspace.cases_folder / "reference.nii.gz"
+    published = workspace.model_folder / "reference.nii.gz"
+    reference.write_bytes(b"reference")
+    publish(workspace, 0)
+    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0" / "checkpoint_best.pth").touch()
+    publish(workspace, 1)
+    reference.write_bytes(b"another")
+    with pytest.raises(
+        PlansError, match=r"fold_0 of this model were trained with another reference image .*reference\.nii"
+    ):
+        publish(workspace, 1)
+    assert published.read_bytes() == b"reference"
+    publish(workspace, 0)  # the fold itself is about to be overwritten
+    assert published.read_bytes() == b"another"
 
 
 def test_a_fold_with_a_subject_on_both_sides_is_refused_by_name(write_dataset):
