@@ -28,7 +28,8 @@ from biasreg.planning.fingerprint import Fingerprint, describe_case
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
 from biasreg.preprocessing.prepare import FINGERPRINT_FILE
 from biasreg.preprocessing.preprocess import preprocess_case, shared_centers
-from biasreg.preprocessing.storage import REFERENCE_FILE, configuration_folder
+from biasreg.preprocessing.reference_files import copy_reference
+from biasreg.preprocessing.storage import configuration_folder
 
 
 def main() -> None:
@@ -66,7 +67,8 @@ def measure(dataset: Dataset, planned: Path, plans: Plans, count: int) -> dict[s
     seconds: dict[str, list[float]] = {"facts": [], "preprocess": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        copy_reference(configuration_folder(planned, plans.plans_name, plans.default_configuration), folder)
+        made = configuration_folder(planned, plans.plans_name, plans.default_configuration)
+        copy_reference(made, folder, chosen)
         for case in dataset.cases("Tr")[:count]:
             center = centers[case.identifier]
             seconds["facts"].append(timed(partial(describe_case, case, dataset.label_values)))
@@ -83,12 +85,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preprocessed", type=Path, help="root of preprocessed data; nothing is written there")
     parser.add_argument("--output", type=Path, help="result file (default: preprocessing_DATASET.json in results/)")
     return parser.parse_args()
-
-
-def copy_reference(source: Path, target: Path) -> None:
-    """Give the measured cases the reference image of affine pre-alignment, if there is one."""
-    if (source / REFERENCE_FILE).is_file():
-        (target / REFERENCE_FILE).write_bytes((source / REFERENCE_FILE).read_bytes())
 
 
 def timed(function: Callable[[], Any]) -> float:

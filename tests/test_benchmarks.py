@@ -17,7 +17,7 @@ from biasreg.evaluation.records import Evaluation, MethodSummary, Sources, Stati
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
 from biasreg.planning.fingerprint import extract_fingerprint
 from biasreg.planning.planner import Target, plan_experiment
-from biasreg.preprocessing.prealign import measure_alignment
+from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.storage import configuration_folder
 

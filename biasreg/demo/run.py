@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from biasreg.core.dataset import read_dataset
 from biasreg.core.errors import InputError, PredictionError
 from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.pairs import PairFiles, read_pairs
@@ -112,7 +113,8 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
     pairs = read_pairs(dataset).pairs
     for pair in pairs:
         _register_affinely(pair, predictions["affine"])
-    evaluation = evaluate_predictions(predictions, dataset, output=output / "evaluation")
+    labels = read_dataset(dataset).json.labels
+    evaluation = evaluate_predictions(predictions, dataset, labels, output / "evaluation")
     logger.info("%s", format_table(evaluation))
     picture = output / "demo.png"
     _draw(pairs[0], predictions["biasreg"], picture)

@@ -26,14 +26,10 @@ from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import check_reference, load_checkpoint
 from biasreg.planning.plans import Configuration
+from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.prealign import foreground_center
-from biasreg.preprocessing.preprocess import (
-    FrameSource,
-    canonical_grid,
-    canonical_image,
-    read_frame_source,
-)
-from biasreg.preprocessing.storage import reference_hash
+from biasreg.preprocessing.preprocess import canonical_grid, canonical_image
+from biasreg.preprocessing.reference_files import reference_hash
 from biasreg.spatial.invert import invert
 from biasreg.spatial.native import moving_coordinates, warp_image
 from biasreg.spatial.warp import in_field_of_view, sample

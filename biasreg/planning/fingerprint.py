@@ -14,7 +14,7 @@ from biasreg.core.parallel import map_cases
 from biasreg.core.serialization import content_hash, file_hash
 from biasreg.planning.foreground import bounding_box, common_modality, foreground_mask
 
-FINGERPRINT_SCHEMA_VERSION = 1
+FINGERPRINT_SCHEMA_VERSION = 2
 ALIGNMENT_SAMPLE = 8  # pairs that are aligned: enough to tell a gain of 0.02 Dice from noise
 INTENSITY_PERCENTILES = (0.5, 1.0, 50.0, 99.0, 99.5)
 
@@ -79,6 +79,7 @@ class AlignmentScores:
         affine: Score after affine registration.
         reference: The case that it was aligned to: the reference case, within subjects one of the same subject, or
             the fixed case of a listed pair.
+        focus: Score after the affine map was refined for the part that the other case's labels show; None without them.
     """
 
     case: str
@@ -86,6 +87,7 @@ class AlignmentScores:
     center: float
     affine: float
     reference: str = ""
+    focus: float | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from biasreg.planning import grid_rules, rules
 from biasreg.planning.fingerprint import Fingerprint
 from biasreg.planning.memory import step_memory_gib, voxel_budget
 from biasreg.planning.plans import (
+    AFFINE,
     DEFAULT_PLANS_NAME,
     PLANS_SCHEMA_VERSION,
     AugmentationPlans,
@@ -113,7 +114,7 @@ def _plan_preprocessing(
         modality=modality.value,
         normalization=tuple(decision.value for decision in normalization),
         prealignment=prealignment.value,
-        reference_case=fingerprint.reference_case if prealignment.value == "affine" else None,
+        reference_case=fingerprint.reference_case if prealignment.value in AFFINE else None,
         label_values=tuple(value for value, _ in labels),
         label_names=tuple(name for _, name in labels),
     )

@@ -12,7 +12,8 @@ from biasreg.core.dataset_json import Pairing
 PLANS_SCHEMA_VERSION = 1
 DEFAULT_PLANS_NAME = "biasregPlans"
 
-PreAlignment = Literal["none", "center", "affine"]
+PreAlignment = Literal["none", "center", "affine", "affine_focus"]
+AFFINE: tuple[PreAlignment, ...] = ("affine", "affine_focus")  # those that align to a reference case
 NormalizationScheme = Literal["window", "percentile"]
 EncoderFamily = Literal["swin", "residual"]
 Streams = Literal["both", "semantic", "intensity"]
@@ -49,7 +50,8 @@ class PreprocessingPlans:
         modality: Modality that foreground detection and normalisation assume; `mixed` when cases differ.
         normalization: One entry per channel.
         prealignment: How each case is brought into the canonical frame.
-        reference_case: The case that all others are aligned to when `prealignment` is `affine`, else None.
+        reference_case: The case that all others are aligned to when `prealignment` is `affine`, or `affine_focus`: then
+            the affine map is refined for the part of it that its labels show. Else None.
         label_values: The file's value of each foreground label; class k+1 of the network is `label_values[k]`.
         label_names: Name of each foreground label, in the same order.
     """

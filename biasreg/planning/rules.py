@@ -118,7 +118,8 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: Pairing) -> 
             no affine map, and are centred only if that clearly helps: the headers then share no world after all.
 
     Returns:
-        `none`, `center` or `affine`: the simplest that no other beats by 0.02.
+        `none`, `center`, `affine`, or `affine_focus`, which refines the affine map for the labelled part of the
+        anatomy: the simplest that no other beats by 0.02.
     """
     within = pairing == "intra-subject"
     if not scores:
@@ -129,11 +130,14 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: Pairing) -> 
         "center": float(np.mean([score.center for score in scores])),
         "affine": float(np.mean([score.affine for score in scores])),
     }
+    focused = [score.focus for score in scores if score.focus is not None]
+    if len(focused) == len(scores):
+        means["affine_focus"] = float(np.mean(focused))
     chosen: PreAlignment = "none"
-    if means["center"] > means["none"] + ALIGNMENT_GAIN:
-        chosen = "center"
-    if means["affine"] > means[chosen] + ALIGNMENT_GAIN and not within:
-        chosen = "affine"
+    candidates: tuple[PreAlignment, ...] = ("center",) if within else ("center", "affine", "affine_focus")
+    for candidate in candidates:
+        if means.get(candidate, 0.0) > means[chosen] + ALIGNMENT_GAIN:
+            chosen = candidate
     measured = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     return Decision(chosen, f"mean score of {len(scores)} {_ALIGNED[pairing]}: {measured}")
 

@@ -68,6 +68,24 @@ def register_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray | Non
         return None if found is centers or not problem.cost(found) < problem.cost(centers) else found
 
 
+def refine_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray:
+    """Improve an alignment that both images are sampled in already: rigidly, then by an affine map.
+
+    Args:
+        fixed: The fixed image; its mask says where the metric counts.
+        moving: The moving image, on a grid of the same centre.
+
+    Returns:
+        (4, 4) matrix from fixed to moving grid coordinates (mm); the identity if nothing plausible is better.
+    """
+    found = np.eye(4)
+    with _one_thread():
+        problem = _Problem(fixed, moving)
+        for kind in (sitk.Euler3DTransform(), sitk.AffineTransform(3)):
+            found = problem.improve(found, kind)
+    return found
+
+
 class _Problem:
     """Two images with masks, and the metric and optimiser that work on them."""
 

@@ -11,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from biasreg.core.dataset import Case
-from biasreg.core.geometry import Geometry, apply_affine
-from biasreg.core.image_io import Image, read_image, read_labels
-from biasreg.planning.fingerprint import AlignmentScores, index_corners, world_box
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import Image
+from biasreg.planning.fingerprint import world_box
 from biasreg.planning.foreground import bounding_box, foreground_mask
-from biasreg.preprocessing.affine_registration import CoarseImage, register_coarse
-from biasreg.preprocessing.resampling import labels_to_canonical, shrink, to_canonical
+from biasreg.preprocessing.affine_registration import CoarseImage, refine_coarse, register_coarse
+from biasreg.preprocessing.resampling import field_of_view, shrink, to_canonical
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +24,9 @@ logger = logging.getLogger(__name__)
 # more take longer and gain nothing, and fewer lose small structures.
 COARSE_VOXELS = 40**3
 INTENSITY_PERCENTILES = (1, 99)
-SCORE_VOXELS_PER_SIDE = 48  # scores are counted on a grid of about this many voxels along the longest side
-SCORE_BINS = 16
+# What lies around a focus counts up to this part of its mean side; its grid has about this many voxels.
+FOCUS_MARGIN = 0.1
+FOCUS_VOXELS = 44**3
 
 
 class _Anatomy(NamedTuple):
@@ -35,6 +35,18 @@ class _Anatomy(NamedTuple):
     mask: np.ndarray
     center: np.ndarray
     extent_mm: np.ndarray
+
+
+class Reference(NamedTuple):
+    """What all cases are aligned to.
+
+    Attributes:
+        image: The reference case in the canonical frame.
+        focus: Boolean array on its grid, true for the part that alignment may be refined for; None without labels.
+    """
+
+    image: Image
+    focus: np.ndarray | None
 
 
 def foreground_center(image: Image, modality: str) -> np.ndarray:
@@ -90,7 +102,40 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
     return translation(anatomies[1].center) @ matrix @ translation(-anatomies[0].center)
 
 
-def reference_image(image: Image, modality: str) -> Image:
+def refine_affine(
+    fixed: Image, moving: Image, modalities: tuple[str, str], focus: np.ndarray, start: np.ndarray
+) -> np.ndarray:
+    """Improve an affine map for a part of the anatomy, on a finer grid around it.
+
+    What lies far from that part, such as the shoulders below a head, no longer has a say.
+
+    Args:
+        fixed: The fixed image.
+        moving: The moving image.
+        modalities: Modality of the fixed and of the moving image.
+        focus: Boolean array on the fixed grid, true for the part that matters.
+        start: (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
+
+    Returns:
+        The improved matrix; the start where nothing plausible is better.
+    """
+    center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus)))
+    margin = FOCUS_MARGIN * float(extent.mean())
+    spacing = max(float(np.cbrt((extent + 2 * margin).prod() / FOCUS_VOXELS)), min(fixed.geometry.spacing))
+    scaled = [
+        _scaled(image, foreground_mask(image.array, name))
+        for image, name in zip((fixed, moving), modalities, strict=True)
+    ]
+    # The start may have put anatomy beside the fixed grid that has to come onto it.
+    still = _region(scaled[0], extent + 2 * margin, spacing, translation(center))
+    moved = _region(scaled[1], extent + 6 * margin, spacing, start @ translation(center))
+    part = _sample(Image(focus.astype(np.float32), fixed.geometry), still.grid, translation(center)) > 0.5
+    near = ndimage.distance_transform_edt(~part) * spacing <= margin
+    found = refine_coarse(still._replace(mask=still.mask & near), moved)
+    return start @ translation(center) @ found @ translation(-center)
+
+
+def make_reference(image: Image, focus: np.ndarray | None, modality: str) -> Reference:
     """Bring the case that all others are aligned to into the canonical frame, as finely as alignment makes use of.
 
     Its grid is only shifted, and where it is fine whole blocks of voxels are averaged: anything else would blur the
@@ -98,94 +143,17 @@ def reference_image(image: Image, modality: str) -> Image:
 
     Args:
         image: First channel of the reference case.
+        focus: Boolean array on its grid, true for the part that alignment may be refined for, if there is one.
         modality: Its modality.
 
     Returns:
-        The whole image; the centre of its foreground is at the origin.
+        The whole image, the centre of its foreground at the origin, and the focus on its grid.
     """
     anatomy = _anatomy(image, modality)
-    array, grid = shrink(image.array, image.geometry, _coarse_spacing(anatomy.extent_mm.prod(), image.geometry) / 2)
-    return Image(array, Geometry.from_affine(translation(-anatomy.center) @ grid.affine, grid.shape))
-
-
-def measure_alignment(reference: Case, case: Case) -> AlignmentScores:
-    """Score how well a case lies on another one without pre-alignment, by centres, and by affine registration.
-
-    Args:
-        reference: The case that is aligned to.
-        case: The case.
-
-    Returns:
-        The three scores: mean Dice of the labels that both show, or without labels how well the intensities of one tell
-        those of the other (Linfoot's informational correlation, 0 to 1).
-    """
-    fixed, moving = read_image(reference.images[0]), read_image(case.images[0])
-    modalities = (reference.modality, case.modality)
-    centers = [foreground_center(image, name) for image, name in zip((fixed, moving), modalities, strict=True)]
-    matrices = {
-        "none": np.eye(4),
-        "center": translation(centers[1] - centers[0]),
-        "affine": register_affine(fixed, moving, modalities),
-    }
-    if reference.labels and case.labels:
-        fixed, moving = read_labels(reference.labels), read_labels(case.labels)
-        scores = {name: label_score(fixed, moving, matrix) for name, matrix in matrices.items()}
-    else:
-        scores = {name: intensity_score(fixed, moving, matrix) for name, matrix in matrices.items()}
-    return AlignmentScores(case=case.identifier, reference=reference.identifier, **scores)
-
-
-def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
-    """Measure the mean Dice of the labels that two label maps share.
-
-    Args:
-        fixed: Fixed label map.
-        moving: Moving label map.
-        matrix: (4, 4), fixed world (RAS mm) to moving world.
-
-    Returns:
-        0 to 1; 0 without a common label.
-    """
-    values = [int(value) for value in np.intersect1d(fixed.array, moving.array) if value > 0]
-    if not values:
-        return 0.0
-    boxes = [index_corners(image.geometry, bounding_box(image.array > 0)) for image in (fixed, moving)]
-    corners = np.concatenate([boxes[0], apply_affine(np.linalg.inv(matrix), boxes[1])])
-    grid, frame = _score_grid(corners, fixed.geometry)
-    first = labels_to_canonical(fixed.array, fixed.geometry, grid, frame, values)
-    second = labels_to_canonical(moving.array, moving.geometry, grid, matrix @ frame, values)
-    scores = []
-    for index in range(1, len(values) + 1):
-        size = np.count_nonzero(first == index) + np.count_nonzero(second == index)
-        scores.append(2 * np.count_nonzero((first == index) & (second == index)) / size if size else 0.0)
-    return float(np.mean(scores))
-
-
-def intensity_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
-    """Measure how well two images tell each other's intensities: √(1 − exp(−2 I)), I their mutual information.
-
-    Of jointly Gaussian intensities it is the absolute correlation; it holds across modalities.
-
-    Args:
-        fixed: Fixed image.
-        moving: Moving image.
-        matrix: (4, 4), fixed world (RAS mm) to moving world.
-
-    Returns:
-        0 to 1.
-
-    Source:
-        Linfoot 1957, An informational measure of correlation (doi:10.1016/S0019-9958(57)90116-X).
-    """
-    whole = [(0, size) for size in fixed.geometry.shape]
-    grid, frame = _score_grid(index_corners(fixed.geometry, whole), fixed.geometry)
-    first = to_canonical(fixed.array, fixed.geometry, grid, frame, fill=float(fixed.array.min()))
-    second = to_canonical(moving.array, moving.geometry, grid, matrix @ frame, fill=float(moving.array.min()))
-    joint = np.histogram2d(_ranks(first), _ranks(second), bins=SCORE_BINS)[0] / first.size
-    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
-    seen = joint > 0
-    information = float((joint[seen] * np.log(joint[seen] / apart[seen])).sum())
-    return float(np.sqrt(max(0.0, 1 - np.exp(-2 * information))))
+    spacing = _coarse_spacing(anatomy.extent_mm.prod(), image.geometry) / 2
+    array, grid = shrink(image.array, image.geometry, spacing)
+    part = None if focus is None else shrink(focus.astype(np.float32), image.geometry, spacing)[0] >= 0.5
+    return Reference(Image(array, Geometry.from_affine(translation(-anatomy.center) @ grid.affine, grid.shape)), part)
 
 
 def _anatomy(image: Image, modality: str) -> _Anatomy:
@@ -198,16 +166,28 @@ def _coarse_spacing(volume_mm3: float, geometry: Geometry) -> float:
     return max(float(np.cbrt(volume_mm3 / COARSE_VOXELS)), min(geometry.spacing))
 
 
+def _scaled(image: Image, mask: np.ndarray) -> Image:
+    """Clip intensities to percentiles of the anatomy, and scale them to [0, 1]."""
+    low, high = np.percentile(image.array[mask], INTENSITY_PERCENTILES)
+    return Image(np.clip((image.array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32), image.geometry)
+
+
 def _coarse_image(image: Image, anatomy: _Anatomy, spacing: float) -> CoarseImage:
-    """Sample an image around the centre of its anatomy, intensities clipped to [0, 1]."""
-    low, high = np.percentile(image.array[anatomy.mask], INTENSITY_PERCENTILES)
-    grid = Geometry.centered(_grid_shape(anatomy.extent_mm + 4 * spacing, spacing), (spacing,) * 3)
-    scaled = np.clip((image.array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-    array, inside = (
-        to_canonical(*shrink(part, image.geometry, spacing), grid, translation(anatomy.center), fill=0.0)
-        for part in (scaled, anatomy.mask)
-    )
-    return CoarseImage(array, _without_holes(inside > 0.5), grid)
+    """Sample an image around the centre of its anatomy; the mask is true where that is."""
+    frame = translation(anatomy.center)
+    coarse = _region(_scaled(image, anatomy.mask), anatomy.extent_mm + 4 * spacing, spacing, frame)
+    inside = _sample(Image(anatomy.mask.astype(np.float32), image.geometry), coarse.grid, frame)
+    return coarse._replace(mask=_without_holes(inside > 0.5))
+
+
+def _region(image: Image, extent_mm: np.ndarray, spacing: float, frame: np.ndarray) -> CoarseImage:
+    """Sample a scaled image around the origin of a frame; the mask is true inside its field of view."""
+    grid = Geometry.centered(grid_shape(extent_mm, spacing), (spacing,) * 3)
+    return CoarseImage(_sample(image, grid, frame), field_of_view(image.geometry, grid, frame), grid)
+
+
+def _sample(image: Image, grid: Geometry, frame: np.ndarray) -> np.ndarray:
+    return to_canonical(*shrink(image.array, image.geometry, grid.spacing[0]), grid, frame, fill=0.0)
 
 
 def _without_holes(mask: np.ndarray) -> np.ndarray:
@@ -219,20 +199,15 @@ def _without_holes(mask: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _score_grid(points: np.ndarray, geometry: Geometry) -> tuple[Geometry, np.ndarray]:
-    """Make a grid that holds world points, no finer than an image's, and its frame (canonical mm to the world)."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    spacing = max(float((high - low).max()) / SCORE_VOXELS_PER_SIDE, min(geometry.spacing))
-    return Geometry.centered(_grid_shape(high - low, spacing), (spacing,) * 3), translation((low + high) / 2)
+def grid_shape(extent_mm: np.ndarray, spacing: float) -> tuple[int, int, int]:
+    """Number of voxels that cover an extent, at least 8 along each axis.
 
+    Args:
+        extent_mm: (3,) sides in mm.
+        spacing: Side of a voxel in mm.
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Replace intensities by the share of voxels below, so that bins are filled evenly whatever the scale."""
-    flat = values.ravel()
-    ranks: np.ndarray = np.searchsorted(np.sort(flat), flat) / flat.size
-    return ranks
-
-
-def _grid_shape(extent_mm: np.ndarray, spacing: float) -> tuple[int, int, int]:
+    Returns:
+        Shape.
+    """
     x, y, z = (int(size) for size in np.maximum(np.ceil(extent_mm / spacing - 1e-6), 8))
     return x, y, z

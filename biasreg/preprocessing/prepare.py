@@ -25,6 +25,7 @@ from biasreg.planning.fingerprint import extract_fingerprint as extract_facts
 from biasreg.planning.planner import FULL_RESOLUTION, LOW_RESOLUTION, Target
 from biasreg.planning.planner import plan_experiment as decide
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
+from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.dataset_records import (
     FINGERPRINT_FILE,
     check_belongs,
@@ -34,7 +35,6 @@ from biasreg.preprocessing.dataset_records import (
     settle_folds,
     write_folds,
 )
-from biasreg.preprocessing.prealign import measure_alignment
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.storage import clear_folder, configuration_folder
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,17 +11,17 @@ import numpy as np
 from biasreg.core.dataset import Case, Dataset
 from biasreg.core.errors import DatasetError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_image, read_labels, write_image
+from biasreg.core.image_io import Image, read_image, read_labels
 from biasreg.core.parallel import map_cases
-from biasreg.core.serialization import file_hash
 from biasreg.planning.fingerprint import Fingerprint, source_hash, world_box
 from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
+from biasreg.preprocessing.frames import read_frame_source, reference_source, write_reference
 from biasreg.preprocessing.normalization import normalize
-from biasreg.preprocessing.prealign import foreground_center, reference_image, register_affine, translation
+from biasreg.preprocessing.prealign import foreground_center, translation
+from biasreg.preprocessing.reference_files import reference_files
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
-    REFERENCE_FILE,
     STAMP_FILE,
     StoredCase,
     clear_folder,
@@ -56,36 +55,6 @@ class CanonicalImage(NamedTuple):
     foreground_outside: float
     extent_mm: tuple[float, float, float]
     blank: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class FrameSource:
-    """What a frame is found from.
-
-    Attributes:
-        plans: The preprocessing plans.
-        reference: Image that all cases are aligned to, when pre-alignment is `affine`.
-    """
-
-    plans: PreprocessingPlans
-    reference: Image | None
-
-    def frame(self, image: Image, shared_center: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Find the frame of an image.
-
-        Args:
-            image: First channel of the case.
-            shared_center: World point (RAS mm) that becomes the canonical origin when pre-alignment is `none`.
-
-        Returns:
-            (4, 4) matrix from canonical mm to the image's world, RAS mm.
-        """
-        if self.plans.prealignment == "none":
-            return translation(shared_center)
-        if self.plans.prealignment == "center" or self.reference is None:
-            return translation(foreground_center(image, self.plans.modality))
-        # The stored reference already lies in the canonical frame.
-        return register_affine(self.reference, image, (self.plans.modality, self.plans.modality))
 
 
 def canonical_grid(plans: PreprocessingPlans) -> Geometry:
@@ -167,7 +136,7 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
         case: The case.
         shared_center: World point (RAS mm) that becomes the canonical origin when pre-alignment is `none`.
         plans: The preprocessing plans.
-        folder: Where it goes; holds the reference image when pre-alignment is `affine`.
+        folder: Where it goes; holds the reference when cases are aligned by an affine map.
 
     Returns:
         The stored record.
@@ -202,19 +171,6 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
     return record
 
 
-def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
-    """Read what frames are found from.
-
-    Args:
-        plans: The preprocessing plans.
-        folder: Folder of preprocessed cases, or of a trained model, that holds the reference image.
-
-    Returns:
-        The source of frames.
-    """
-    return FrameSource(plans, read_image(folder / REFERENCE_FILE) if plans.prealignment == "affine" else None)
-
-
 def shared_centers(fingerprint: Fingerprint, pairing: str) -> Mapping[str, tuple[float, ...]]:
     """Find the canonical origin of each case for data that stay in the world of their headers.
 
@@ -244,16 +200,15 @@ def _check_names(cases: Mapping[str, Case]) -> None:
 def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Case]) -> None:
     """Make the folder ready: empty if it was made with other plans, with its stamp and the reference image."""
     reference = cases[plans.reference_case] if plans.reference_case else None
-    reference_hash = file_hash(reference.images[0]) if reference else None
-    if not is_stamped(folder, plans, reference_hash):
+    made_of = reference_source(plans, reference) if reference else None
+    if not is_stamped(folder, plans, made_of):
         if (folder / STAMP_FILE).is_file():
             logger.info("the plans have changed: preprocessing anew in %s", folder)
         clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_stamp(folder, plans, reference_hash)
-    if reference and not (folder / REFERENCE_FILE).is_file():
-        image = reference_image(read_image(reference.images[0]), plans.modality)
-        write_image(folder / REFERENCE_FILE, image.array, image.geometry)
+        write_stamp(folder, plans, made_of)
+    if reference and not all((folder / name).is_file() for name in reference_files(plans)):
+        write_reference(folder, plans, reference)
 
 
 def _is_complete(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> bool:
@@ -277,5 +232,5 @@ def _report(records: Sequence[StoredCase], plans: PreprocessingPlans) -> None:
             share = 100 * record.foreground_outside
             logger.warning("case %s: %.1f %% of the anatomy lies outside the grid", record.identifier, share)
         unmoved = np.array_equal(np.array(record.frame)[:3, :3], np.eye(3))
-        if plans.prealignment == "affine" and unmoved and record.identifier != plans.reference_case:
+        if plans.reference_case and unmoved and record.identifier != plans.reference_case:
             logger.warning("case %s: affine registration did not get beyond its start; look at it", record.identifier)

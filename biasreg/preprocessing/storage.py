@@ -3,7 +3,7 @@
 ```
 <preprocessed>/DatasetNNN_Name/<plans>_<configuration>/
   preprocessing.json   which plans the folder was made with
-  reference.nii.gz     the case that all are aligned to, when pre-alignment is affine
+  reference.nii.gz     the case that all are aligned to, when pre-alignment is affine (reference_files.py)
   <case>.npy           image, float16, (C, X, Y, Z), in [0, 1]
   <case>_seg.npy       classes, uint8 or uint16, (X, Y, Z); only of cases with labels
   <case>_mask.npy      where the image has values, uint8, (X, Y, Z)
@@ -19,11 +19,11 @@ import numpy as np
 
 from biasreg.core.errors import PlansError, RecordError
 from biasreg.core.geometry import Geometry
-from biasreg.core.serialization import atomic_write, content_hash, file_hash, read_record, write_record
+from biasreg.core.serialization import atomic_write, content_hash, read_record, write_record
 from biasreg.planning.plans import PreprocessingPlans
+from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE
 
 STAMP_FILE = "preprocessing.json"
-REFERENCE_FILE = "reference.nii.gz"
 IMAGE, MASK, LABELS = ".npy", "_mask.npy", "_seg.npy"  # what the arrays of a case end in
 ARRAY_ERRORS = (ValueError, EOFError, TypeError, TokenError)  # of np.load; the last two for headers of random bytes
 
@@ -36,7 +36,7 @@ class PreprocessingStamp:
 
     Attributes:
         plans_hash: Content hash of the `PreprocessingPlans`.
-        reference_hash: Hash of the raw image that all cases are aligned to, when pre-alignment is affine.
+        reference_hash: Hashes of the raw files of the case that all are aligned to, when pre-alignment is affine.
     """
 
     plans_hash: str
@@ -90,7 +90,7 @@ def write_stamp(folder: Path, plans: PreprocessingPlans, reference_hash: str | N
     Args:
         folder: Folder of preprocessed cases.
         plans: The plans.
-        reference_hash: Hash of the raw image that all cases are aligned to, when pre-alignment is affine.
+        reference_hash: Hashes of the raw files of the case that all are aligned to, when pre-alignment is affine.
     """
     write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans), reference_hash))
 
@@ -101,7 +101,7 @@ def is_stamped(folder: Path, plans: PreprocessingPlans, reference_hash: str | No
     Args:
         folder: Folder of preprocessed cases.
         plans: The plans.
-        reference_hash: If given, the reference image must be that one.
+        reference_hash: If given, the reference must be made of those files.
 
     Returns:
         False also when the folder has no stamp.
@@ -130,27 +130,6 @@ def check_stamp(folder: Path, plans: PreprocessingPlans, remedy: str) -> None:
         raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · {remedy}")
 
 
-def reference_hash(folder: Path, plans: PreprocessingPlans) -> str | None:
-    """Hash the reference image that all cases are aligned to.
-
-    Args:
-        folder: Folder of preprocessed cases, or of a trained model.
-        plans: The plans that it was made with.
-
-    Returns:
-        SHA-256 of the file; None unless pre-alignment is `affine`.
-
-    Raises:
-        PlansError: If it is missing.
-    """
-    if plans.prealignment != "affine":
-        return None
-    path = folder / REFERENCE_FILE
-    if not path.is_file():
-        raise PlansError(f"the reference image is missing · {path} · restore it from a copy, or preprocess again")
-    return file_hash(path)
-
-
 def clear_folder(folder: Path) -> None:
     """Remove all preprocessed cases from a folder, and nothing that is not ours.
 
@@ -167,7 +146,8 @@ def clear_folder(folder: Path) -> None:
         raise PlansError(
             f"the folder holds files but no {STAMP_FILE}, so it was not made here · {folder} · move it away"
         )
-    ours = [path for pattern in ("*.npy", "*.json", f"*{REFERENCE_FILE}") for path in folder.glob(pattern)]
+    patterns = ("*.npy", "*.json", *(f"*{name}" for name in (REFERENCE_FILE, FOCUS_FILE)))
+    ours = [path for pattern in patterns for path in folder.glob(pattern)]
     for path in sorted(ours, key=lambda path: path.name == STAMP_FILE):
         path.unlink()
 

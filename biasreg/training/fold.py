@@ -25,7 +25,7 @@ from biasreg.network.checkpoint import (
 )
 from biasreg.network.device import select_device
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
-from biasreg.preprocessing.storage import reference_hash
+from biasreg.preprocessing.reference_files import reference_hash
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.observers import (
     LOG_FILE,

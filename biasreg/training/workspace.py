@@ -15,8 +15,8 @@ from biasreg.planning.files import PLANS_FILE, SPLITS_FILE, command_line, read_d
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration, Plans
 from biasreg.planning.splits import Fold
+from biasreg.preprocessing.reference_files import copy_reference, reference_files
 from biasreg.preprocessing.storage import (
-    REFERENCE_FILE,
     check_stamp,
     configuration_folder,
     read_stored_case,
@@ -214,7 +214,7 @@ def choose_validation(
 
 
 def publish(workspace: Workspace, fold: FoldName) -> None:
-    """Copy what prediction needs into the model folder: plans, dataset.json, and the reference case if there is one.
+    """Copy what prediction needs into the model folder: plans, dataset.json, and the reference if there is one.
 
     Args:
         workspace: The workspace.
@@ -226,8 +226,7 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
     _check_other_folds(workspace, fold)
     _copy(workspace.dataset_folder / f"{workspace.plans.plans_name}.json", workspace.model_folder / PLANS_FILE)
     _copy(workspace.dataset_folder / DATASET_FILE, workspace.model_folder / DATASET_FILE)
-    if (workspace.cases_folder / REFERENCE_FILE).is_file():
-        _copy(workspace.cases_folder / REFERENCE_FILE, workspace.model_folder / REFERENCE_FILE)
+    copy_reference(workspace.cases_folder, workspace.model_folder, workspace.configuration.preprocessing)
 
 
 def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
@@ -236,11 +235,12 @@ def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
     others = {path.parent.name for name in (LATEST, BEST) for path in folder.glob(f"fold_*/{name}")} - {own}
     if not others:
         return
-    plans, reference = folder / PLANS_FILE, folder / REFERENCE_FILE
+    plans = folder / PLANS_FILE
     if plans.is_file() and not _same_configuration(plans, workspace):
         raise _trained_otherwise(others, "configuration than the plans at hand", plans)
-    if reference.is_file() and not _same_file(reference, workspace.cases_folder / REFERENCE_FILE):
-        raise _trained_otherwise(others, "reference image than that of the preprocessed cases", reference)
+    for name in reference_files(workspace.configuration.preprocessing):
+        if (folder / name).is_file() and not _same_file(folder / name, workspace.cases_folder / name):
+            raise _trained_otherwise(others, "reference image than that of the preprocessed cases", folder / name)
 
 
 def _trained_otherwise(folds: set[str], what: str, path: Path) -> PlansError:

@@ -12,8 +12,9 @@ from biasreg.core.serialization import file_hash
 from biasreg.evaluation.metrics import dice_per_label, sample_displacement
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predictor import Predictor
+from biasreg.preprocessing.frames import FrameSource
 from biasreg.preprocessing.prealign import foreground_center, translation
-from biasreg.preprocessing.preprocess import FrameSource, canonical_grid
+from biasreg.preprocessing.preprocess import canonical_grid
 from biasreg.preprocessing.resampling import to_canonical
 from biasreg.spatial.native import warp_label_map
 

@@ -31,6 +31,9 @@ def test_ct_gets_one_window_and_other_modalities_their_own_percentiles():
         ((0.6, 0.1, 0.65), "inter-subject", "affine"),
         ((0.8, 0.81, 0.9), "intra-subject", "none"),  # no affine map within a subject
         ((0.2, 0.5, 0.9), "intra-subject", "center"),
+        ((0.2, 0.5, 0.6, "", 0.61), "inter-subject", "affine"),
+        ((0.2, 0.5, 0.6, "", 0.7), "inter-subject", "affine_focus"),
+        ((0.7, 0.7, 0.7, "", 0.8), "intra-subject", "none"),
     ],
 )
 def test_pre_alignment_is_the_simplest_that_nothing_beats(scores, pairing, expected):

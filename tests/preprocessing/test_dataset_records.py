@@ -8,6 +8,7 @@ from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import write_image
 from biasreg.core.serialization import read_json, write_json
+from biasreg.planning.fingerprint import FINGERPRINT_SCHEMA_VERSION
 from biasreg.preprocessing.dataset_records import (
     PLANS_NAME,
     check_plans_name,
@@ -23,7 +24,8 @@ def test_a_missing_fingerprint_or_one_of_another_version_is_refused_with_the_rem
         read_fingerprint(path, "make it")
     for text in ("{}", "[]", '{"schema_version": 0}', '{"schema_version": "1"}'):
         path.write_text(text)
-        with pytest.raises(PlansError, match=r"this biasreg reads version 1 · .*fingerprint\.json · make it"):
+        expected = rf"this biasreg reads version {FINGERPRINT_SCHEMA_VERSION} · .*fingerprint\.json · make it"
+        with pytest.raises(PlansError, match=expected):
             read_fingerprint(path, "make it")
 
 

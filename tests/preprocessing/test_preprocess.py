@@ -52,9 +52,9 @@ def run(raw_dataset, tmp_path, executor):
     return run
 
 
-@pytest.mark.parametrize("prealignment", ["center", "affine"])
+@pytest.mark.parametrize("prealignment", ["center", "affine", "affine_focus"])
 def test_pre_aligned_cases_lie_on_each_other_and_remember_where_they_come_from(run, prealignment):
-    folder = run(make_plans(prealignment, reference="c0" if prealignment == "affine" else None))
+    folder = run(make_plans(prealignment, reference="c0" if prealignment != "center" else None))
     labels = [np.array(storage.load_labels(folder, name)) for name in ("c0", "c1", "c2")]
     for other in labels[1:]:
         overlap = 2 * np.sum((labels[0] == 1) & (other == 1)) / (np.sum(labels[0] == 1) + np.sum(other == 1))
@@ -62,7 +62,8 @@ def test_pre_aligned_cases_lie_on_each_other_and_remember_where_they_come_from(r
     record = storage.read_stored_case(folder, "c1", "")
     center = np.array(record.frame)[:3, 3]
     assert np.linalg.norm(center - [6.0, -4.0, 3.0]) < 2.5
-    assert (folder / storage.REFERENCE_FILE).is_file() == (prealignment == "affine")
+    assert (folder / "reference.nii.gz").is_file() == (prealignment != "center")
+    assert (folder / "reference_focus.nii.gz").is_file() == (prealignment == "affine_focus")
 
 
 def test_without_pre_alignment_shifts_between_the_worlds_remain(run):
@@ -147,6 +148,15 @@ def test_another_reference_image_makes_all_cases_anew(rerun):
 
 def test_other_labels_of_the_reference_concern_that_case_alone(rerun):
     assert rerun(AFFINE, lambda raw: (raw / "labelsTr" / "c0.nii.gz").unlink()) == {"c0"}
+
+
+def test_other_labels_of_the_reference_concern_all_cases_where_alignment_has_a_focus(rerun):
+    def change(raw):
+        path = raw / "labelsTr" / "c0.nii.gz"
+        labels = read_labels(path)
+        write_image(path, np.roll(labels.array, 1, axis=0), labels.geometry)
+
+    assert rerun(make_plans("affine_focus", reference="c0"), change) == {"c0", "c1", "c2", "c3"}
 
 
 def test_labels_that_are_taken_away_or_become_a_mask_are_noticed(rerun, run):

@@ -163,7 +163,7 @@ def test_a_folder_is_stamped_for_its_reference_image_too(tmp_path):
 
 def test_clearing_removes_what_was_made_here_and_nothing_else(write, tmp_path):
     write()
-    (tmp_path / storage.REFERENCE_FILE).touch()
+    (tmp_path / "reference.nii.gz").touch()
     (tmp_path / ".1234-c.npy").touch()  # what a kill left behind
     (tmp_path / "notes.txt").touch()
     storage.clear_folder(tmp_path)

@@ -98,15 +98,26 @@ def test_a_case_that_is_not_preprocessed_is_named(write_dataset):
         read_fold_data(workspace, 0)
 
 
+def aligned_to_a_reference(workspace, prealignment):
+    """Make plans, also on disk, that align cases to a reference."""
+    preprocessing = replace(workspace.configuration.preprocessing, prealignment=prealignment, reference_case="case0")
+    aligned = replace(workspace.configuration, preprocessing=preprocessing)
+    plans = replace(workspace.plans, configurations={workspace.configuration_name: aligned})
+    write_record(workspace.dataset_folder / "tiny.json", plans)
+    return replace(workspace, plans=plans)
+
+
 def test_the_model_folder_gets_plans_dataset_and_reference(write_dataset):
-    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    workspace = aligned_to_a_reference(open_workspace(write_dataset(), "901", "tiny", None), "affine_focus")
     (workspace.cases_folder / "reference.nii.gz").write_bytes(b"reference")
+    (workspace.cases_folder / "reference_focus.nii.gz").write_bytes(b"focus")
     publish(workspace, 0)
     folder = workspace.model_folder
     assert folder.parts[-2:] == ("Dataset901_Blobs", "tiny__main")
     assert (folder / "plans.json").read_text() == (workspace.dataset_folder / "tiny.json").read_text()
     assert (folder / "dataset.json").is_file()
     assert (folder / "reference.nii.gz").read_bytes() == b"reference"
+    assert (folder / "reference_focus.nii.gz").read_bytes() == b"focus"
 
 
 def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configuration):
@@ -123,7 +134,7 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
 
 
 def test_the_reference_image_of_other_folds_is_not_replaced(write_dataset):
-    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    workspace = aligned_to_a_reference(open_workspace(write_dataset(), "901", "tiny", None), "affine")
     reference = workspace.cases_folder / "reference.nii.gz"
     published = workspace.model_folder / "reference.nii.gz"
     reference.write_bytes(b"reference")

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from biasreg.core.dataset import Case
+from biasreg.core.geometry import Geometry
+from biasreg.core.image_io import Image, write_image
+from biasreg.demo.dataset import phantom_case
+from biasreg.demo.phantom import PhantomSettings, ScannerSettings
+from biasreg.preprocessing.alignment_scores import intensity_score, label_score, measure_alignment
+from biasreg.preprocessing.prealign import translation
+
+SETTINGS = PhantomSettings(scanner=ScannerSettings(spacing_mm=(4.6, 5.4)))
+
+
+def cube(start, value=3):
+    geometry = Geometry.centered((20, 20, 20), (2.0, 2.0, 2.0))
+    labels = np.zeros(geometry.shape, np.uint8)
+    labels[tuple(slice(first, first + 8) for first in start)] = value
+    return Image(labels, geometry)
+
+
+def test_the_score_of_labels_is_their_dice():
+    fixed = cube((4, 6, 6))
+    assert label_score(fixed, fixed, np.eye(4)) == pytest.approx(1)
+    assert label_score(fixed, cube((8, 6, 6)), np.eye(4)) == pytest.approx(0.5, abs=0.03)
+    assert label_score(fixed, cube((8, 6, 6)), translation([8.0, 0, 0])) == pytest.approx(1)
+    assert label_score(fixed, cube((12, 6, 6)), np.eye(4)) == 0
+    assert label_score(fixed, cube((4, 6, 6), value=5), np.eye(4)) == 0
+
+
+def test_the_score_of_intensities_is_high_where_one_tells_the_other_even_across_contrasts():
+    rng = np.random.default_rng(0)
+    geometry = Geometry.centered((24, 24, 24), (2.0, 2.0, 2.0))
+    first = Image(rng.random(geometry.shape).astype(np.float32), geometry)
+    second = Image(rng.random(geometry.shape).astype(np.float32), geometry)
+    inverted = Image(np.exp(-first.array), geometry)
+    assert intensity_score(first, first, np.eye(4)) > 0.9
+    assert intensity_score(first, inverted, np.eye(4)) > 0.9
+    assert intensity_score(first, second, np.eye(4)) < 0.25
+    assert intensity_score(first, Image(np.ones(geometry.shape, np.float32), geometry), np.eye(4)) == 0
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_ways_of_alignment_are_scored_in_their_order(labelled, tmp_path):
+    case = phantom_case("demo_001", settings=SETTINGS, seed=0)
+    truth = translation([20.0, -15.0, 10.0])
+    truth[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
+    cases = []
+    for name, matrix in (("a", np.eye(4)), ("b", truth)):
+        geometry = Geometry.from_affine(matrix @ case.geometry.affine, case.image.shape)
+        write_image(tmp_path / f"{name}.nii.gz", case.image, geometry)
+        write_image(tmp_path / f"{name}_labels.nii.gz", case.labels, geometry)
+        labels = tmp_path / f"{name}_labels.nii.gz" if labelled else None
+        cases.append(Case(name, name, "MRI", (tmp_path / f"{name}.nii.gz",), labels, None, None))
+    scores = measure_alignment(*cases)
+    assert (scores.case, scores.reference) == ("b", "a")
+    assert scores.none < scores.center < scores.affine
+    assert scores.affine > 0.8
+    assert (scores.focus is not None) == labelled
+    assert scores.focus is None or scores.focus > scores.affine - 0.02
