@@ -143,6 +143,38 @@ def apply_affine(matrix: npt.ArrayLike, points: npt.ArrayLike) -> npt.NDArray[np
     return mapped
 
 
+def world_box(
+    geometry: Geometry, box: Sequence[tuple[int, int]]
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Find the world-aligned box around an index box.
+
+    Args:
+        geometry: The grid.
+        box: Half-open index range per axis; voxels count with their whole volume.
+
+    Returns:
+        Centre (RAS mm) and side lengths (mm) along the world's axes.
+    """
+    corners = index_corners(geometry, box)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    return _triple((low + high) / 2), _triple(high - low)
+
+
+def index_corners(geometry: Geometry, box: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Find the corners of an index box in the world.
+
+    Args:
+        geometry: The grid.
+        box: Half-open index range per axis; voxels count with their whole volume.
+
+    Returns:
+        (8, 3), RAS mm.
+    """
+    edges = [(start - 0.5, stop - 0.5) for start, stop in box]
+    corners = np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1).reshape(-1, 3)
+    return apply_affine(geometry.affine, corners)
+
+
 def orientation_code(geometry: Geometry) -> str:
     """Return the closest anatomical direction of each array axis, for example `RAS` or `LPS`."""
     cosines = np.abs(np.array(geometry.direction))

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biasreg.core import itk, nifti
-from biasreg.core.errors import ImageError
+from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry
 
 logger = logging.getLogger(__name__)
@@ -51,6 +51,34 @@ def strip_ending(name: str) -> tuple[str, str]:
     raise ImageError(f"{name}: unknown image format; use one of {', '.join(IMAGE_ENDINGS)}")
 
 
+def image_files(path: Path | str) -> tuple[Path, ...]:
+    """List the files that an image consists of: its own, and those of its voxels where a MetaImage header names others.
+
+    Args:
+        path: The image.
+
+    Returns:
+        The file itself first; only files that exist beside it.
+    """
+    file = Path(path)
+    if not file.name.lower().endswith((".mhd", ".mha")):
+        return (file,)
+    names = [name for name in _data_files(file) if name != "LOCAL"]
+    return (file, *(file.parent / name for name in names if (file.parent / name).is_file()))
+
+
+def _data_files(path: Path) -> list[str]:
+    """Read what the last entry of a MetaImage header names: one file, or a list in the lines after it."""
+    with path.open("rb") as stream:
+        for line in stream:
+            key, _, value = line.decode("utf-8", errors="replace").partition("=")
+            if key.strip() == "ElementDataFile":
+                name = value.strip()
+                rest = stream if name.startswith("LIST") else ()
+                return [name, *(other.decode("utf-8", errors="replace").strip() for other in rest)]
+    return []
+
+
 def read_geometry(path: Path | str) -> Geometry:
     """Read the grid of an image from its header alone.
 
@@ -81,6 +109,29 @@ def read_image(path: Path | str) -> Image:
         array = np.ascontiguousarray(voxels, dtype=np.float32)
     _check_finite(path, array)
     return Image(array, geometry)
+
+
+def read_channels(paths: Sequence[Path]) -> tuple[Image, ...]:
+    """Read the channels of an image as float32.
+
+    Args:
+        paths: One file per channel.
+
+    Returns:
+        One image per channel, all on one grid.
+
+    Raises:
+        ImageError: As `read_image`.
+        GeometryError: As `read_geometry`, or the channels lie on different grids.
+    """
+    channels = tuple(read_image(path) for path in paths)
+    for path, channel in zip(paths, channels, strict=True):
+        if not channel.geometry.is_close(channels[0].geometry):
+            raise GeometryError(
+                f"the channels lie on different grids · {path} ({channel.geometry.describe()}) and {paths[0].name} "
+                f"({channels[0].geometry.describe()}) · resample them onto one grid"
+            )
+    return channels
 
 
 def read_labels(path: Path | str) -> Image:

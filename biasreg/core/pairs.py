@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from biasreg.core.dataset import Case, read_dataset
+from biasreg.core.dataset import SPLITS, Case, read_dataset
+from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import DatasetError, RecordError, format_faults
 from biasreg.core.image_io import IMAGE_ENDINGS, VOLUME_ENDINGS
 from biasreg.core.pair_lists import ListedPair, read_csv_list, read_json_list
@@ -105,7 +106,7 @@ def read_pairs(source: Path | str) -> FoundPairs:
         found = _read_list(path)
     elif not path.is_dir():
         raise DatasetError(f"{path}: there is no such file or folder; give the pairs to register")
-    elif (path / "dataset.json").is_file():
+    elif (path / DATASET_FILE).is_file():
         found = _read_test_pairs(path)
     else:
         lists = [path / name for name in LIST_NAMES if (path / name).is_file()]
@@ -160,11 +161,14 @@ def _folders_without_images(items: Sequence[Path], groups: Mapping[str, _Files])
 
 def _divide(pairs: Iterable[PairFiles], faults: Mapping[str, Sequence[str]]) -> FoundPairs:
     """Put complete pairs and faults together; pairs whose name is taken are faulty too."""
-    complete = []
+    pairs, complete = list(pairs), []
+    names = {pair.identifier for pair in pairs}
     reasons = {name: "; ".join(lines) for name, lines in sorted(faults.items()) if lines}
     for pair in pairs:
         if pair.identifier.lower() in RESERVED_NAMES:
             reasons[pair.identifier] = "summary and scores are the names of an evaluation's files; rename the pair"
+        elif (other := pair.identifier.removesuffix("_inverse")) != pair.identifier and other in names:
+            reasons[pair.identifier] = f"pair {other} also writes {pair.identifier}_warp.nii.gz; rename one of them"
         else:
             complete.append(pair)
     return FoundPairs(tuple(complete), reasons)
@@ -269,11 +273,16 @@ def _listed_faults(pair: PairFiles) -> list[str]:
 def _read_test_pairs(folder: Path) -> FoundPairs:
     dataset = read_dataset(folder)
     if not dataset.json.test_pairs:
-        raise DatasetError(f"{folder / 'dataset.json'}: lists no test_pairs; add them, or {_FORMS}")
-    cases = {case.identifier: case for split in ("Tr", "Ts") for case in dataset.cases(split)}
+        raise DatasetError(f"{folder / DATASET_FILE}: lists no test_pairs; add them, or {_FORMS}")
+    training, held_out = ({case.identifier: case for case in dataset.cases(split)} for split in SPLITS)
+    cases = training | held_out
+    seen = [pair for pair in dataset.json.test_pairs if not {pair.moving, pair.fixed}.isdisjoint(training)]
+    if seen:
+        names = ", ".join(f"{pair.moving}_to_{pair.fixed}" for pair in seen)
+        logger.warning("%s: test pairs with a case of imagesTr, seen in training: %s", folder / DATASET_FILE, names)
     pairs = [_pair_of_cases(cases[pair.moving], cases[pair.fixed]) for pair in dataset.json.test_pairs]
-    _check_doubled(folder / "dataset.json", pairs)
-    return FoundPairs(tuple(pairs), {})
+    _check_doubled(folder / DATASET_FILE, pairs)
+    return _divide(pairs, {})
 
 
 def _pair_of_cases(moving: Case, fixed: Case) -> PairFiles:

@@ -4,8 +4,9 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,18 +121,30 @@ def map_cases(
     futures: dict[Future[Result], str] = {}
     results = {}
     try:
-        futures = {executor.submit(function, *values): name for name, values in arguments.items()}
-        for future in tqdm(as_completed(futures), total=len(futures), desc=description, disable=None):
-            results[futures[future]] = _result(future, futures[future])
-    except BrokenExecutor as error:
-        raise BiasregError(
-            "a worker died without a word, most likely because memory ran out · run again with fewer workers (-np)"
-        ) from error
+        with explained_deaths():
+            futures = {executor.submit(function, *values): name for name, values in arguments.items()}
+            for future in tqdm(as_completed(futures), total=len(futures), desc=description, disable=None):
+                results[futures[future]] = _result(future, futures[future])
     except BaseException:
         for future in futures:
             future.cancel()
         raise
     return {name: results[name] for name in arguments}
+
+
+@contextmanager
+def explained_deaths() -> Iterator[None]:
+    """Say in the user's words that a worker died inside the block.
+
+    Raises:
+        BiasregError: In place of `BrokenExecutor`.
+    """
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise BiasregError(
+            "a worker died without a word, most likely because memory ran out · run again with fewer workers (-np)"
+        ) from error
 
 
 def _result(future: "Future[Result]", name: str) -> Result:

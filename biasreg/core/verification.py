@@ -12,6 +12,7 @@ from biasreg.core.dataset import SPLITS, Case, Dataset, Split, group_channels, s
 from biasreg.core.errors import DatasetError, ImageError, format_faults
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import VOLUME_ENDINGS, Image, read_image, read_labels
+from biasreg.core.parallel import map_cases
 from biasreg.core.points_io import read_points
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def verify_dataset(dataset: Dataset, executor: Executor | None = None) -> None:
 
     Raises:
         DatasetError: One line for each fault, with the case, the file, both values, and what to do.
+        BiasregError: A worker ran out of memory or died.
     """
     faults: list[str] = []
     cases: list[Case] = []
@@ -45,12 +47,16 @@ def verify_dataset(dataset: Dataset, executor: Executor | None = None) -> None:
         cases += found
         faults += [*name_faults, *_orphan_faults(dataset, split)]
         _report_unused(dataset, split)
-    faults += _shared_case_faults(dataset)
-    if not any(case.images[0].parent.name == "imagesTr" for case in cases):
+    faults += [*_shared_case_faults(dataset), *_shared_subject_faults(cases)]
+    if not any(_place(case) == "imagesTr" for case in cases):
         faults.append(f"imagesTr holds no complete case; expected files such as case_0000{dataset.json.file_ending}")
-    values = [dataset.label_values] * len(cases)
-    results = map(check_case, cases, values) if executor is None else executor.map(check_case, cases, values)
-    for case_faults in results:
+    # A case may lie in both splits by mistake.
+    arguments = {f"{_place(case)}/{case.identifier}": (case, dataset.label_values) for case in cases}
+    if executor is None:
+        results = {name: check_case(*values) for name, values in arguments.items()}
+    else:
+        results = map_cases(check_case, arguments, executor, "verification")
+    for case_faults in results.values():
         faults += case_faults
     if faults:
         raise DatasetError(format_faults(dataset.folder, faults))
@@ -166,7 +172,7 @@ def _orphan_faults(dataset: Dataset, split: Split) -> list[str]:
         wanted = ".csv" if kind == "landmarks" else dataset.json.file_ending
         folder = dataset.folder / f"{kind}{split}"
         for path in _visible(folder):
-            if not _is_meant_as_data(path, kind):
+            if not _has_data_ending(path, kind):
                 continue
             if not path.name.endswith(wanted):
                 faults.append(f"{folder.name}/{path.name} does not end in {wanted}; convert or remove the file")
@@ -194,10 +200,14 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _is_meant_as_data(path: Path, kind: str) -> bool:
+    """Tell whether a file is data by its ending, or holds the voxels of an .mhd beside it."""
+    return _has_data_ending(path, kind) or path.with_suffix(".mhd").is_file()
+
+
+def _has_data_ending(path: Path, kind: str) -> bool:
     """Tell whether a file's ending is that of a volume, of any format, or among label maps and the like of points."""
     endings = VOLUME_ENDINGS if kind == "images" else (*VOLUME_ENDINGS, ".csv")
-    # The voxels of an .mhd may lie in a file beside it.
-    return path.name.lower().endswith(endings) or path.with_suffix(".mhd").is_file()
+    return path.name.lower().endswith(endings)
 
 
 def _shared_case_faults(dataset: Dataset) -> list[str]:
@@ -206,3 +216,21 @@ def _shared_case_faults(dataset: Dataset) -> list[str]:
         f"case {name}: lies in both imagesTr and imagesTs; a case is for training or held out, so remove one"
         for name in sorted(training & held_out)
     ]
+
+
+def _shared_subject_faults(cases: Sequence[Case]) -> list[str]:
+    """Find subjects with other cases held out than trained on; a case in both splits is a fault of its own."""
+    names: dict[str, dict[str, set[str]]] = {}
+    for case in cases:
+        names.setdefault(case.subject, {}).setdefault(_place(case), set()).add(case.identifier)
+    return [
+        f"subject {subject}: has {', '.join(sorted(places['imagesTr']))} in imagesTr and"
+        f" {', '.join(sorted(places['imagesTs']))} in imagesTs, so that what is held out is known from training;"
+        " keep all cases of a subject on one side"
+        for subject, places in sorted(names.items())
+        if len(places) > 1 and places["imagesTr"] != places["imagesTs"]
+    ]
+
+
+def _place(case: Case) -> str:
+    return case.images[0].parent.name

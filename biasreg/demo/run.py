@@ -124,7 +124,7 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
 def _register_affinely(pair: PairFiles, folder: Path) -> None:
     """Register a pair by SimpleITK's affine alone: what biasreg has to beat."""
     moving, fixed = read_image(pair.moving[0]), read_image(pair.fixed[0])
-    matrix = register_affine(fixed, moving, ("MRI", "MRI"))
+    matrix = register_affine(fixed, moving, "MRI")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{pair.identifier}_warp.nii.gz"
     write_displacement(path, affine_displacement(matrix, fixed.geometry), fixed.geometry)

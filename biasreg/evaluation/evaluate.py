@@ -5,7 +5,7 @@ same code; no registration at all (`identity`) is always measured beside them.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from biasreg.core.errors import BiasregError, DatasetError
 from biasreg.core.pairs import PairFiles, read_pairs
+from biasreg.core.parallel import explained_deaths
 from biasreg.core.paths import check_writable
 from biasreg.evaluation.metrics import (
     FieldMetrics,
@@ -29,32 +30,13 @@ from biasreg.evaluation.records import (
     Evaluation,
     Failure,
     LabelScore,
-    LabelSummary,
     LandmarkScore,
-    MethodSummary,
     PairScores,
     Sources,
-    Statistic,
 )
 from biasreg.evaluation.reference_data import References, read_prediction, read_references, read_seconds
 from biasreg.evaluation.summary import check_replaceable, mean_of_known, summarize, write_evaluation
 from biasreg.spatial.native import warp_label_map
-
-__all__ = [
-    "DEFAULT_METHOD",
-    "IDENTITY",
-    "Evaluation",
-    "Failure",
-    "LabelScore",
-    "LabelSummary",
-    "LandmarkScore",
-    "MethodSummary",
-    "PairScores",
-    "Sources",
-    "Statistic",
-    "evaluate_pair",
-    "evaluate_predictions",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +92,7 @@ def evaluate_predictions(
         DatasetError: A folder of predictions does not exist, a method's name is reserved, or there are no complete
             reference pairs.
         InputError: The output folder cannot be written to, or holds the results of another evaluation.
+        BiasregError: A worker died.
     """
     methods = {DEFAULT_METHOD: predictions} if isinstance(predictions, Path) else dict(predictions)
     _check_methods(methods)
@@ -120,12 +103,9 @@ def evaluate_predictions(
     names = None if labels is None else {value: name for name, value in labels.items() if value != 0}
     found = read_pairs(references)
     tasks = [PairTask(pair, methods, names) for pair in found.pairs]
-    results: Iterable[PairResult] = (
-        map(evaluate_pair, tasks) if executor is None else executor.map(evaluate_pair, tasks)
-    )
     scores: list[PairScores] = []
     failures = [Failure(name, None, fault) for name, fault in found.faults.items()]
-    for number, (task, result) in enumerate(zip(tasks, results, strict=True), start=1):
+    for number, (task, result) in enumerate(zip(tasks, _results(tasks, executor), strict=True), start=1):
         logger.info("pair %d of %d, %s: %s", number, len(tasks), task.pair.identifier, _in_one_line(result))
         scores.extend(result.scores)
         failures.extend(result.failures)
@@ -154,6 +134,15 @@ def evaluate_pair(task: PairTask) -> PairResult:
         except BiasregError as error:
             failures.append(Failure(identifier, method, str(error)))
     return PairResult(tuple(scores), tuple(failures))
+
+
+def _results(tasks: Sequence[PairTask], executor: Executor | None) -> Iterator[PairResult]:
+    """Evaluate pairs in their order, each given as soon as those before it are done."""
+    if executor is None:
+        yield from map(evaluate_pair, tasks)
+        return
+    with explained_deaths():
+        yield from executor.map(evaluate_pair, tasks)
 
 
 def _check_methods(methods: Mapping[str, Path]) -> None:

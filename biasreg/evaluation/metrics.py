@@ -4,16 +4,16 @@ Arrays in, floats out; no files. `documentation/reference/metrics.md` defines ea
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.label_boxes import Box, label_boxes
 from biasreg.core.points_io import Points
 from biasreg.spatial import jacobian
 from biasreg.spatial.native import displacement_to_voxels
@@ -21,8 +21,6 @@ from biasreg.spatial.warp import sample
 
 HAUSDORFF_PERCENTILE = 95.0
 LEARN2REG_BORDER_VOXELS = 2  # Learn2Reg leaves these out on every side
-
-Box = tuple[slice, slice, slice]
 
 
 class FieldMetrics(NamedTuple):
@@ -105,7 +103,7 @@ def hd95_per_label(a: NDArray, b: NDArray, spacing: Sequence[float], values: Seq
     _check_same_shape(a, b)
     if values and min(values) <= 0:
         raise ValueError(f"label values must be positive, got {min(values)}")
-    boxes_a, boxes_b = _label_boxes(a, values), _label_boxes(b, values)
+    boxes_a, boxes_b = label_boxes(a, values), label_boxes(b, values)
     distances: dict[int, float | None] = dict.fromkeys(values)
     for value in values:
         box_a, box_b = boxes_a.get(value), boxes_b.get(value)
@@ -182,14 +180,6 @@ def field_metrics(displacement: NDArray, geometry: Geometry) -> FieldMetrics:
         log_jacobian_std=float(jacobian.log_jacobian_std(determinant)) if positive else None,
         learn2reg_log_jacobian_std=float(jacobian.learn2reg_log_jacobian_std(u)) if has_interior else None,
     )
-
-
-def _label_boxes(labels: NDArray, values: Sequence[int]) -> Mapping[int, Box]:
-    """Bounding box of each of the values that occurs in the map, found in one pass."""
-    if not values:
-        return {}
-    boxes = ndimage.find_objects(labels, max_label=max(values))
-    return {value: boxes[value - 1] for value in values if boxes[value - 1] is not None}
 
 
 def _enclosing_box(a: Box, b: Box, shape: Sequence[int]) -> Box:

@@ -22,6 +22,8 @@ from biasreg.evaluation.records import (
 )
 
 SUMMARY_FILE = "summary.json"
+SCORES_FILE = "scores.csv"
+TABLE_FILE = "summary.txt"
 CSV_COLUMNS = (
     "pair",
     "method",
@@ -54,7 +56,7 @@ def summarize(sources: Sources, scores: Sequence[PairScores], failures: Sequence
 
 
 def check_replaceable(folder: Path, sources: Sources) -> None:
-    """Refuse a folder whose `summary.json` would be lost: that of another evaluation, or of something else.
+    """Refuse a folder whose results would be lost: those of another evaluation, or files of something else.
 
     Args:
         folder: Where the evaluation is to be written.
@@ -62,12 +64,15 @@ def check_replaceable(folder: Path, sources: Sources) -> None:
             some of them.
 
     Raises:
-        InputError: The file is there and is of something else.
+        InputError: A file is there and is of something else.
     """
     path = folder / SUMMARY_FILE
-    if not path.exists():
-        return
     advice = "choose another folder with -o, or move the file away"
+    if not path.exists():
+        for foreign in (folder / SCORES_FILE, folder / TABLE_FILE):
+            if foreign.exists():
+                raise InputError(f"{foreign} is of no evaluation, for there is no {path}; not replaced · {advice}")
+        return
     try:
         earlier = read_record(path, Evaluation).sources
     except RecordError as error:
@@ -90,11 +95,11 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write `summary.json`, `scores.csv` and `summary.txt` into a folder, which is made where it does not exist."""
     folder.mkdir(parents=True, exist_ok=True)
     write_record(folder / SUMMARY_FILE, evaluation)
-    with atomic_write(folder / "scores.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(folder / SCORES_FILE) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(CSV_COLUMNS)
         writer.writerows(_csv_rows(evaluation))
-    with atomic_write(folder / "summary.txt") as temporary:
+    with atomic_write(folder / TABLE_FILE) as temporary:
         temporary.write_text(format_table(evaluation), encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from biasreg.core.errors import GeometryError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, write_image
+from biasreg.core.image_io import write_image
 from biasreg.core.transform_io import write_composite_transform, write_displacement, write_learn2reg
 from biasreg.inference.predictor import Prediction
 from biasreg.spatial.jacobian import jacobian_determinant
@@ -107,8 +107,3 @@ def write_labels(files: OutputFiles, labels: NDArray[np.integer], fixed: Geometr
         fixed: The fixed grid.
     """
     write_image(files.path("warped_seg"), labels, fixed)
-
-
-def same_grid(images: Sequence[Image]) -> bool:
-    """Tell whether all channels of an image lie on one grid."""
-    return all(image.geometry.is_close(images[0].geometry) for image in images[1:])

@@ -1,5 +1,6 @@
 """Which trained model serves a prediction."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from biasreg.core.paths import find_dataset
 from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint
 from biasreg.planning.files import PLANS_FILE, read_plans
 from biasreg.planning.plans import Configuration
+
+_FOLD_FOLDER = re.compile(r"fold_(\d+|all)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,25 @@ def find_model(results: Path, request: ModelRequest) -> TrainedModel:
     )
 
 
+def trained_folds(folder: Path) -> dict[str, Path]:
+    """Find the trained folds of a model.
+
+    Args:
+        folder: Folder of the model.
+
+    Returns:
+        The best checkpoint, else the latest, by the name of the fold: its number, or `all`. Other folders, such as a
+        copy `fold_0_backup`, are no folds.
+    """
+    folds = {}
+    for path in sorted(folder.glob("fold_*")):
+        match = _FOLD_FOLDER.fullmatch(path.name)
+        found = [path / name for name in (BEST, LATEST) if (path / name).is_file()]
+        if match and found:
+            folds[match[1]] = found[0]
+    return folds
+
+
 def training_notices(model: TrainedModel) -> tuple[str, ...]:
     """Say which folds of a model were not trained to their end, or never validated.
 
@@ -148,17 +170,7 @@ def _model_folders(results: Path, request: ModelRequest) -> list[Path]:
                 "name another with -d"
             ) from None
     folders = [folder for path in datasets for folder in sorted(path.iterdir()) if (folder / PLANS_FILE).is_file()]
-    return [folder for folder in folders if _trained_folds(folder)]
-
-
-def _trained_folds(folder: Path) -> dict[str, Path]:
-    """Checkpoint of each fold of a model: the best one, else the latest."""
-    folds = {}
-    for path in sorted(folder.glob("fold_*")):
-        found = [path / name for name in (BEST, LATEST) if (path / name).is_file()]
-        if found:
-            folds[path.name.removeprefix("fold_")] = found[0]
-    return folds
+    return [folder for folder in folders if trained_folds(folder)]
 
 
 def _names(folder: Path) -> tuple[str, str]:
@@ -183,7 +195,7 @@ def _read_configuration(path: Path, name: str) -> Configuration:
 
 
 def _choose_folds(folder: Path, asked: tuple[str, ...] | None) -> tuple[Path, ...]:
-    folds = _trained_folds(folder)
+    folds = trained_folds(folder)
     if asked is None:
         numbered = [path for name, path in folds.items() if name != "all"]
         return tuple(numbered or folds.values())

@@ -11,15 +11,15 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from biasreg.core.errors import BiasregError, DatasetError, GeometryError, PredictionError
+from biasreg.core.errors import BiasregError, PredictionError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_image
+from biasreg.core.image_io import Image, read_channels
 from biasreg.core.pairs import PairFiles, read_pairs
 from biasreg.core.paths import check_writable
 from biasreg.core.serialization import write_record
 from biasreg.evaluation.metrics import dice_per_label, field_metrics
 from biasreg.evaluation.reference_data import read_label_map
-from biasreg.inference.export import OutputFiles, check_save, same_grid, write_labels, write_prediction
+from biasreg.inference.export import OutputFiles, check_save, write_labels, write_prediction
 from biasreg.inference.models import TrainedModel
 from biasreg.inference.predictor import Prediction, Predictor, timed
 from biasreg.inference.record import (
@@ -86,12 +86,11 @@ def predict_pairs(
         Reason of failure per failed pair, pairs that are not complete among them; empty when all went well.
 
     Raises:
-        DatasetError: If no complete pairs are found, or two of them would write the same file.
+        DatasetError: If no complete pairs are found.
         InputError: If the model cannot be loaded or the output folder cannot be written to.
     """
     check_writable(output, "choose another folder with -o")
     found = read_pairs(source)
-    _check_names([pair.identifier for pair in found.pairs])
     predictor = Predictor.from_model(model, device)
     provenance = describe_run(model, device)
     output.mkdir(parents=True, exist_ok=True)
@@ -136,14 +135,6 @@ def _log_end(output: Path, count: int, failures: Mapping[str, str], folding: Seq
     parts += [f"{kept} were registered already and are kept"] if kept else []
     parts += [f"{len(failures)} failed"] if failures else []
     logger.info("%s", "; ".join(parts))
-
-
-def _check_names(identifiers: Sequence[str]) -> None:
-    for name in identifiers:
-        if f"{name}_inverse" in identifiers:
-            raise DatasetError(
-                f"pairs {name} and {name}_inverse would both write {name}_inverse_warp.nii.gz · rename one of them"
-            )
 
 
 def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance) -> bool:
@@ -216,7 +207,7 @@ def _write(
 
 
 def _read(pair: PairFiles) -> PairImages:
-    moving, fixed = _read_channels(pair.moving), _read_channels(pair.fixed)
+    moving, fixed = read_channels(pair.moving), read_channels(pair.fixed)
     moving_labels, fixed_labels = (
         None if path is None else read_label_map(path, image_path, image.geometry)
         for path, image_path, image in (
@@ -225,13 +216,6 @@ def _read(pair: PairFiles) -> PairImages:
         )
     )
     return PairImages(moving, fixed, moving_labels, fixed_labels)
-
-
-def _read_channels(paths: Sequence[Path]) -> tuple[Image, ...]:
-    channels = tuple(read_image(path) for path in paths)
-    if not same_grid(channels):
-        raise GeometryError(f"the channels lie on different grids · {', '.join(path.name for path in paths)}")
-    return channels
 
 
 def _quality(prediction: Prediction, fixed: Geometry) -> FieldQuality:

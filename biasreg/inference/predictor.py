@@ -124,8 +124,8 @@ class Predictor:
             ImageError: If the reference image of an affine pre-alignment is missing or damaged.
         """
         plans = model.configuration.preprocessing
-        frames = read_frame_source(plans, model.folder)
         reference = reference_hash(model.folder, plans)
+        frames = read_frame_source(plans, model.folder)
         networks = [_load_network(path, model.configuration, reference) for path in model.checkpoints]
         for notice in training_notices(model):
             logger.warning("%s", notice)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 import biasreg
+from biasreg.core.image_io import image_files
 from biasreg.core.pairs import PairFiles
 from biasreg.core.serialization import file_hash
 from biasreg.inference.models import TrainedModel, training_notices
@@ -23,7 +24,7 @@ class InputFile:
     """A file that a prediction was made from.
 
     Attributes:
-        role: What it is of the pair; a role has one file per channel.
+        role: What it is of the pair; a role has one file per channel, and those of the voxels where they lie apart.
         path: Where it was, as the user named it.
         sha256: Hash of its bytes.
     """
@@ -147,7 +148,12 @@ def describe_inputs(pair: PairFiles) -> tuple[InputFile, ...]:
         "moving_seg": () if pair.moving_seg is None else (pair.moving_seg,),
         "fixed_seg": () if pair.fixed_seg is None else (pair.fixed_seg,),
     }
-    return tuple(InputFile(role, str(path), file_hash(path)) for role, paths in roles.items() for path in paths)
+    return tuple(
+        InputFile(role, str(file), file_hash(file))
+        for role, paths in roles.items()
+        for path in paths
+        for file in image_files(path)
+    )
 
 
 def now() -> str:

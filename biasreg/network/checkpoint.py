@@ -47,8 +47,7 @@ class Identity:
         plans_name: Name of the plans.
         configuration_name: Name of the configuration.
         configuration: The configuration itself.
-        reference_hash: SHA-256 of the reference image that all cases are aligned to; None unless pre-alignment is
-            `affine`.
+        reference_hash: Hash of the reference that all cases are aligned to; None without one.
         run: What the run was started with.
     """
 
@@ -185,12 +184,12 @@ def load_checkpoint(path: Path, expected_hash: str | None = None, *, lazy: bool 
 
 
 def check_reference(path: Path, identity: Identity, found_hash: str | None) -> None:
-    """Refuse a reference image that a checkpoint was not trained with.
+    """Refuse a reference that a checkpoint was not trained with.
 
     Args:
         path: The checkpoint, for the message.
         identity: Its identity.
-        found_hash: SHA-256 of the reference image at hand; None without affine pre-alignment.
+        found_hash: Hash of the reference at hand; None without one.
 
     Raises:
         CheckpointError: It is another one.
@@ -198,23 +197,7 @@ def check_reference(path: Path, identity: Identity, found_hash: str | None) -> N
     if identity.reference_hash != found_hash:
         trained, found = (value[:12] if value else "none" for value in (identity.reference_hash, found_hash))
         raise CheckpointError(
-            f"the reference image that cases are aligned to (reference.nii.gz, hash {found}) is not the one that this "
-            f"fold was trained with (hash {trained}) · {path} · restore that image from a copy, or train this fold "
-            "again"
+            f"the reference image that cases are aligned to (reference.nii.gz, and reference_focus.nii.gz if there is "
+            f"one, hash {found}) is not the one that this fold was trained with (hash {trained}) · {path} · restore "
+            "the files from a copy, or train this fold again"
         )
-
-
-def load_weights(path: Path) -> tuple[dict[str, Tensor], Configuration]:
-    """Read what prediction needs of a checkpoint.
-
-    Args:
-        path: A file that `save_checkpoint` wrote.
-
-    Returns:
-        State of the network, on the CPU, and the configuration that it was built from.
-
-    Raises:
-        CheckpointError: As `load_checkpoint`.
-    """
-    checkpoint = load_checkpoint(path)
-    return checkpoint.network, checkpoint.identity.configuration

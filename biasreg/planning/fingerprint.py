@@ -8,8 +8,8 @@ import numpy as np
 
 from biasreg.core.dataset import Case, Dataset
 from biasreg.core.dataset_json import DatasetJson
-from biasreg.core.geometry import Geometry, apply_affine
-from biasreg.core.image_io import read_image, read_labels
+from biasreg.core.geometry import Geometry, world_box
+from biasreg.core.image_io import image_files, read_channels, read_labels
 from biasreg.core.parallel import map_cases
 from biasreg.core.serialization import content_hash, file_hash
 from biasreg.planning.foreground import bounding_box, common_modality, foreground_mask
@@ -67,25 +67,25 @@ class CaseFingerprint:
 
 @dataclass(frozen=True)
 class AlignmentScores:
-    """How well one case lies on another under each way of pre-alignment.
+    """How well one case lies on another one when both are in their frames, under each way of pre-alignment.
 
     Scores are the mean Dice of the labels that both show, or, without labels, how well the intensities of one tell
     those of the other. All are from 0 to 1.
 
     Attributes:
-        case: The case that was aligned.
+        case: The moving case.
         none: Score in world coordinates as the headers state them.
         center: Score with the centres of the foreground boxes on each other.
-        affine: Score after affine registration.
-        reference: The case that it was aligned to: the reference case, within subjects one of the same subject, or
-            the fixed case of a listed pair.
-        focus: Score after the affine map was refined for the part that the other case's labels show; None without them.
+        affine: Score after each was registered to the reference case by an affine map; None within subjects.
+        reference: The fixed case: the reference case itself, within subjects one of the same subject, or the fixed case
+            of a listed pair.
+        focus: Score with affine maps that are refined for what the reference case's labels show; None without those.
     """
 
     case: str
     none: float
     center: float
-    affine: float
+    affine: float | None
     reference: str = ""
     focus: float | None = None
 
@@ -112,7 +112,7 @@ class Fingerprint:
     dataset_hash: str = ""
 
 
-AlignmentMeasure = Callable[[Case, Case], AlignmentScores]
+AlignmentMeasure = Callable[[Case, Case, Case | None], AlignmentScores]
 
 
 def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, executor: Executor) -> Fingerprint:
@@ -120,7 +120,7 @@ def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, e
 
     Args:
         dataset: The raw dataset.
-        measure_alignment: Scores a case (second argument) against another one (first).
+        measure_alignment: Scores a fixed case, a moving one, and the reference case that affine maps lead to, if any.
         executor: Where the cases are read.
 
     Returns:
@@ -133,8 +133,10 @@ def extract_fingerprint(dataset: Dataset, measure_alignment: AlignmentMeasure, e
     reference = choose_reference(facts)
     # Later steps see any image as one of the common modality; so must the measurement of what they do.
     seen = [replace(case, modality=modality) for case in cases.values()]
+    # Images of one subject are never registered to a reference: they get no affine map.
+    hub = None if dataset.json.pairing == "intra-subject" else next(c for c in seen if c.identifier == reference)
     pairs = sample_pairs(seen, reference, dataset.json)
-    sample = {f"{case.identifier} on {other.identifier}": (other, case) for other, case in pairs}
+    sample = {f"{moving.identifier} on {fixed.identifier}": (fixed, moving, hub) for fixed, moving in pairs}
     scores = tuple(map_cases(measure_alignment, sample, executor, "alignment sample").values())
     return Fingerprint(
         schema_version=FINGERPRINT_SCHEMA_VERSION,
@@ -170,7 +172,7 @@ def describe_case(case: Case, label_values: Sequence[int], modality: str | None 
     Returns:
         The facts about the case.
     """
-    channels = [read_image(path) for path in case.images]
+    channels = read_channels(case.images)
     geometry = channels[0].geometry
     mask = foreground_mask(channels[0].array, modality or case.modality)
     center, extent = world_box(geometry, bounding_box(mask))
@@ -185,38 +187,6 @@ def describe_case(case: Case, label_values: Sequence[int], modality: str | None 
         label_volumes_mm3=_label_volumes(case, label_values),
         source_hash=source_hash(case),
     )
-
-
-def world_box(
-    geometry: Geometry, box: Sequence[tuple[int, int]]
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Find the world-aligned box around an index box.
-
-    Args:
-        geometry: The grid.
-        box: Half-open index range per axis; voxels count with their whole volume.
-
-    Returns:
-        Centre (RAS mm) and side lengths (mm) along the world's axes.
-    """
-    corners = index_corners(geometry, box)
-    low, high = corners.min(axis=0), corners.max(axis=0)
-    return _triple((low + high) / 2), _triple(high - low)
-
-
-def index_corners(geometry: Geometry, box: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Find the corners of an index box in the world.
-
-    Args:
-        geometry: The grid.
-        box: Half-open index range per axis; voxels count with their whole volume.
-
-    Returns:
-        (8, 3), RAS mm.
-    """
-    edges = [(start - 0.5, stop - 0.5) for start, stop in box]
-    corners = np.stack(np.meshgrid(*edges, indexing="ij"), axis=-1).reshape(-1, 3)
-    return apply_affine(geometry.affine, corners)
 
 
 def choose_reference(cases: Sequence[CaseFingerprint]) -> str:
@@ -244,7 +214,7 @@ def sample_pairs(cases: Sequence[Case], reference: str, json: DatasetJson) -> li
         json: Says which pairs make sense.
 
     Returns:
-        At most `ALIGNMENT_SAMPLE` pairs (aligned to, aligned): listed pairs where the dataset trains on them alone;
+        At most `ALIGNMENT_SAMPLE` pairs (fixed, moving): listed pairs where the dataset trains on them alone;
         within subjects each of a case with the first one of its subject; else of a case with the reference case.
     """
     by_name = {case.identifier: case for case in cases}
@@ -270,7 +240,8 @@ def source_hash(case: Case) -> str:
         The start of the SHA-256 of each file, each kind of files under its name.
     """
     kinds = {"images": case.images, "labels": (case.labels,), "mask": (case.mask,)}
-    hashes = {kind: [file_hash(path)[:16] for path in paths if path] for kind, paths in kinds.items()}
+    files = {kind: [file for path in paths if path for file in image_files(path)] for kind, paths in kinds.items()}
+    hashes = {kind: [file_hash(file)[:16] for file in found] for kind, found in files.items()}
     return " ".join(f"{kind}:{','.join(found)}" for kind, found in hashes.items() if found)
 
 
@@ -293,8 +264,3 @@ def _label_volumes(case: Case, label_values: Sequence[int]) -> dict[str, float] 
     voxel_mm3 = float(np.prod(labels.geometry.spacing))
     volumes = {int(value): float(count * voxel_mm3) for value, count in zip(present, counts, strict=True)}
     return {str(value): volumes[value] for value in label_values if value in volumes}
-
-
-def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = (float(value) for value in values)
-    return x, y, z

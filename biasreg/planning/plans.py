@@ -9,7 +9,7 @@ from typing import Literal
 
 from biasreg.core.dataset_json import Pairing
 
-PLANS_SCHEMA_VERSION = 1
+PLANS_SCHEMA_VERSION = 2
 DEFAULT_PLANS_NAME = "biasregPlans"
 
 PreAlignment = Literal["none", "center", "affine", "affine_focus"]

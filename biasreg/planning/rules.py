@@ -125,21 +125,19 @@ def choose_prealignment(scores: Sequence[AlignmentScores], pairing: Pairing) -> 
     if not scores:
         why = "no sample to measure on" + ("; images of one subject share the scanner's world" if within else "")
         return Decision("none" if within else "center", why)
-    means = {
-        "none": float(np.mean([score.none for score in scores])),
-        "center": float(np.mean([score.center for score in scores])),
-        "affine": float(np.mean([score.affine for score in scores])),
+    measured: dict[PreAlignment, list[float | None]] = {
+        "none": [score.none for score in scores],
+        "center": [score.center for score in scores],
+        "affine": [None if within else score.affine for score in scores],
+        "affine_focus": [None if within else score.focus for score in scores],
     }
-    focused = [score.focus for score in scores if score.focus is not None]
-    if len(focused) == len(scores):
-        means["affine_focus"] = float(np.mean(focused))
+    means = {name: float(np.mean(known)) for name, values in measured.items() if (known := _all_known(values))}
     chosen: PreAlignment = "none"
-    candidates: tuple[PreAlignment, ...] = ("center",) if within else ("center", "affine", "affine_focus")
-    for candidate in candidates:
-        if means.get(candidate, 0.0) > means[chosen] + ALIGNMENT_GAIN:
+    for candidate, mean in means.items():
+        if mean > means[chosen] + ALIGNMENT_GAIN:
             chosen = candidate
-    measured = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
-    return Decision(chosen, f"mean score of {len(scores)} {_ALIGNED[pairing]}: {measured}")
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
+    return Decision(chosen, f"mean score of {len(scores)} {_ALIGNED[pairing]}: {listed}")
 
 
 def choose_modality(modalities: Sequence[str]) -> Decision[str]:
@@ -220,3 +218,9 @@ def choose_segmentation_level(num_labels: int) -> Decision[int]:
 def registration_levels(stages: int) -> int:
     """Number of fields Φ: the paper's four, as far as the pyramid has that many levels."""
     return min(PAPER_LEVELS, stages + 2)
+
+
+def _all_known(values: Sequence[float | None]) -> list[float]:
+    """Give the values if none is missing, else none."""
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else []

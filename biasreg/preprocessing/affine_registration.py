@@ -86,6 +86,11 @@ def refine_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray:
     return found
 
 
+def is_plausible_volume(matrix: np.ndarray) -> bool:
+    """Tell whether an affine map, a (4, 4) matrix, changes volumes no more than anatomy does, and does not mirror."""
+    return bool(VOLUME_RATIO_BOUNDS[0] <= np.linalg.det(matrix[:3, :3]) <= VOLUME_RATIO_BOUNDS[1])
+
+
 class _Problem:
     """Two images with masks, and the metric and optimiser that work on them."""
 
@@ -131,9 +136,9 @@ class _Problem:
             return float("inf")
 
     def _is_plausible(self, matrix: np.ndarray) -> bool:
-        ratio = float(np.linalg.det(matrix[:3, :3]))
-        if not VOLUME_RATIO_BOUNDS[0] <= ratio <= VOLUME_RATIO_BOUNDS[1]:
+        if not is_plausible_volume(matrix):
             return False
+        ratio = float(np.linalg.det(matrix[:3, :3]))
         indices = np.linalg.inv(self.moving.grid.affine) @ matrix @ self.fixed.grid.affine
         warped = ndimage.affine_transform(
             self.moving.mask, indices[:3, :3], indices[:3, 3], output_shape=self.fixed.mask.shape, order=0

@@ -1,15 +1,18 @@
 """How well cases lie on each other: what the choice of pre-alignment is measured by."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from biasreg.core.dataset import Case
-from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.geometry import Geometry, apply_affine, index_corners
 from biasreg.core.image_io import Image, read_image, read_labels
-from biasreg.planning.fingerprint import AlignmentScores, index_corners
+from biasreg.planning.fingerprint import AlignmentScores
 from biasreg.planning.foreground import bounding_box
 from biasreg.preprocessing.prealign import (
     foreground_center,
     grid_shape,
+    make_reference,
     refine_affine,
     register_affine,
     translation,
@@ -20,34 +23,57 @@ SCORE_VOXELS_PER_SIDE = 48  # scores are counted on a grid of about this many vo
 SCORE_BINS = 16
 
 
-def measure_alignment(reference: Case, case: Case) -> AlignmentScores:
-    """Score how well a case lies on another one without pre-alignment, and under each way of it.
+def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> AlignmentScores:
+    """Score how well one case lies on another without pre-alignment, and under each way of it.
 
     Args:
-        reference: The case that is aligned to.
-        case: The case.
+        fixed: The case that the other one is laid on.
+        moving: The other one.
+        reference: The case that affine maps lead to; None measures without them.
 
     Returns:
         The scores: mean Dice of the labels that both show, or without labels how well the intensities of one tell
         those of the other (Linfoot's informational correlation, 0 to 1).
     """
-    fixed, moving = read_image(reference.images[0]), read_image(case.images[0])
-    modalities = (reference.modality, case.modality)
-    centers = [foreground_center(image, name) for image, name in zip((fixed, moving), modalities, strict=True)]
-    matrices = {
-        "none": np.eye(4),
-        "center": translation(centers[1] - centers[0]),
-        "affine": register_affine(fixed, moving, modalities),
+    images = {case.identifier: read_image(case.images[0]) for case in (fixed, moving)}
+    frames = {
+        "none": [np.eye(4)] * 2,
+        "center": [translation(foreground_center(images[c.identifier], c.modality)) for c in (fixed, moving)],
     }
-    labels = read_labels(reference.labels) if reference.labels else None
-    if labels is not None and labels.array.any():
-        matrices["focus"] = refine_affine(fixed, moving, modalities, labels.array > 0, matrices["affine"])
-    if labels is not None and case.labels:
-        own = read_labels(case.labels)
-        scores = {name: label_score(labels, own, matrix) for name, matrix in matrices.items()}
+    if reference is not None:
+        frames |= _affine_frames(reference, [(case, images[case.identifier]) for case in (fixed, moving)])
+    matrices = {name: of_moving @ np.linalg.inv(of_fixed) for name, (of_fixed, of_moving) in frames.items()}
+    if fixed.labels and moving.labels:
+        labels = read_labels(fixed.labels), read_labels(moving.labels)
+        scores = {name: label_score(*labels, matrix) for name, matrix in matrices.items()}
     else:
-        scores = {name: intensity_score(fixed, moving, matrix) for name, matrix in matrices.items()}
-    return AlignmentScores(case=case.identifier, reference=reference.identifier, **scores)
+        pair = images[fixed.identifier], images[moving.identifier]
+        scores = {name: intensity_score(*pair, matrix) for name, matrix in matrices.items()}
+    return AlignmentScores(
+        case=moving.identifier,
+        none=scores["none"],
+        center=scores["center"],
+        affine=scores.get("affine"),
+        reference=fixed.identifier,
+        focus=scores.get("focus"),
+    )
+
+
+def _affine_frames(reference: Case, cases: Sequence[tuple[Case, Image]]) -> dict[str, list[np.ndarray]]:
+    """Find the frames of cases as later steps do, by affine maps to the reference and refined for its labels."""
+    image = read_image(reference.images[0])
+    labelled = read_labels(reference.labels).array > 0 if reference.labels else None
+    hub = make_reference(image, labelled, reference.modality)
+    affine, focus = [], []
+    for case, own in cases:
+        if case.identifier == reference.identifier:
+            matrix = refined = translation(foreground_center(image, reference.modality))
+        else:
+            matrix = register_affine(hub.image, own, case.modality)
+            refined = matrix if hub.focus is None else refine_affine(hub.image, own, case.modality, hub.focus, matrix)
+        affine.append(matrix)
+        focus.append(refined)
+    return {"affine": affine} if hub.focus is None else {"affine": affine, "focus": focus}
 
 
 def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:

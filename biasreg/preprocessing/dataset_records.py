@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from itertools import chain, count
 from pathlib import Path
 
 from biasreg.core.dataset import Dataset
@@ -130,7 +131,7 @@ def settle_folds(path: Path, dataset: Dataset) -> tuple[Fold, ...]:
 
 
 def write_folds(path: Path, folds: Sequence[Fold]) -> None:
-    """Write folds; other ones that are there are kept beside as `.bak`.
+    """Write folds; other ones that are there are kept beside as `.bak`, or `.bak2` and so on where that is taken.
 
     Args:
         path: The file of the folds.
@@ -140,7 +141,8 @@ def write_folds(path: Path, folds: Sequence[Fold]) -> None:
         if _known_folds(path) == folds:
             logger.info("folds kept: %s", path)
             return
-        backup = path.with_name(f"{path.name}.bak")
+        names = (path.with_name(f"{path.name}.bak{number or ''}") for number in chain([0], count(2)))
+        backup = next(name for name in names if not name.exists())
         path.replace(backup)
         logger.warning("the folds that were there are damaged or do not fit the cases: made anew (old: %s)", backup)
     write_json(path, [to_json(fold) for fold in folds])

@@ -1,5 +1,6 @@
 """Frames: how each case comes into the canonical frame, in training and prediction alike."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from biasreg.core.dataset import Case
+from biasreg.core.errors import ImageError, PlansError
 from biasreg.core.image_io import Image, read_image, read_labels, write_image
 from biasreg.core.serialization import file_hash
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.prealign import (
+    Reference,
     foreground_center,
     make_reference,
     refine_affine,
@@ -18,6 +21,8 @@ from biasreg.preprocessing.prealign import (
     translation,
 )
 from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE, reference_files
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class FrameSource:
     Attributes:
         plans: The preprocessing plans.
         reference: Image that all cases are aligned to, when pre-alignment is `affine` or `affine_focus`.
-        focus: Boolean array on its grid, true for the part that alignment is refined for, when it is `affine_focus`.
+        focus: Share of each of its voxels that belongs to the part that alignment is refined for, when it is
+            `affine_focus`.
     """
 
     plans: PreprocessingPlans
@@ -49,9 +55,9 @@ class FrameSource:
         if self.plans.prealignment == "center" or self.reference is None:
             return translation(foreground_center(image, self.plans.modality))
         # The stored reference already lies in the canonical frame.
-        modalities = (self.plans.modality, self.plans.modality)
-        matrix = register_affine(self.reference, image, modalities)
-        return matrix if self.focus is None else refine_affine(self.reference, image, modalities, self.focus, matrix)
+        modality = self.plans.modality
+        matrix = register_affine(self.reference, image, modality)
+        return matrix if self.focus is None else refine_affine(self.reference, image, modality, self.focus, matrix)
 
 
 def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
@@ -66,7 +72,7 @@ def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
     """
     names = reference_files(plans)
     reference = read_image(folder / REFERENCE_FILE) if REFERENCE_FILE in names else None
-    focus = read_labels(folder / FOCUS_FILE).array > 0 if FOCUS_FILE in names else None
+    focus = read_image(folder / FOCUS_FILE).array if FOCUS_FILE in names else None
     return FrameSource(plans, reference, focus)
 
 
@@ -84,16 +90,53 @@ def reference_source(plans: PreprocessingPlans, case: Case) -> str:
     return " ".join(file_hash(path) for path in (case.images[0], focus) if path)
 
 
-def write_reference(folder: Path, plans: PreprocessingPlans, case: Case) -> None:
-    """Write the reference image and, where alignment has a focus, the mask of what the case's labels show.
+def build_reference(plans: PreprocessingPlans, case: Case) -> Reference:
+    """Bring the case that all others are aligned to into the canonical frame, with its labels where those count.
+
+    Args:
+        plans: The preprocessing plans.
+        case: The reference case.
+
+    Returns:
+        The reference; the same files give the same.
+
+    Raises:
+        PlansError: If alignment has a focus, but the case shows no labels any more.
+    """
+    focus = None
+    if FOCUS_FILE in reference_files(plans):
+        focus = read_labels(case.labels).array > 0 if case.labels else None
+        if focus is None or not focus.any():
+            raise PlansError(
+                f"the plans align cases around the labels of {case.identifier}, which shows none now · "
+                f"{case.labels or case.images[0]} · restore its label map, or run `biasreg_plan_and_preprocess` again"
+            )
+    return make_reference(read_image(case.images[0]), focus, plans.modality)
+
+
+def store_reference(folder: Path, plans: PreprocessingPlans, reference: Reference) -> None:
+    """Write the reference, unless it is there already; what is damaged or was exchanged is replaced with a notice.
 
     Args:
         folder: Folder of preprocessed cases.
         plans: The preprocessing plans.
-        case: The reference case.
+        reference: The reference.
     """
-    focus = read_labels(case.labels).array > 0 if case.labels else None
-    reference = make_reference(read_image(case.images[0]), focus, plans.modality)
-    write_image(folder / REFERENCE_FILE, reference.image.array, reference.image.geometry)
-    if FOCUS_FILE in reference_files(plans) and reference.focus is not None:
-        write_image(folder / FOCUS_FILE, reference.focus.astype(np.uint8), reference.image.geometry)
+    arrays = {REFERENCE_FILE: reference.image.array}
+    if reference.focus is not None:
+        arrays[FOCUS_FILE] = reference.focus
+    for name in reference_files(plans):
+        path = folder / name
+        if _holds(path, Image(arrays[name], reference.image.geometry)):
+            continue
+        if path.exists():
+            logger.warning("%s is damaged, or not the one that was written: it is made anew", path)
+        write_image(path, arrays[name], reference.image.geometry)
+
+
+def _holds(path: Path, image: Image) -> bool:
+    try:
+        found = read_image(path)
+    except ImageError:
+        return False
+    return np.array_equal(found.array, image.array) and found.geometry.is_close(image.geometry)

@@ -11,11 +11,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from biasreg.core.geometry import Geometry
+from biasreg.core.geometry import Geometry, world_box
 from biasreg.core.image_io import Image
-from biasreg.planning.fingerprint import world_box
 from biasreg.planning.foreground import bounding_box, foreground_mask
-from biasreg.preprocessing.affine_registration import CoarseImage, refine_coarse, register_coarse
+from biasreg.preprocessing.affine_registration import CoarseImage, is_plausible_volume, refine_coarse, register_coarse
 from biasreg.preprocessing.resampling import field_of_view, shrink, to_canonical
 
 logger = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class Reference(NamedTuple):
 
     Attributes:
         image: The reference case in the canonical frame.
-        focus: Boolean array on its grid, true for the part that alignment may be refined for; None without labels.
+        focus: Share of each voxel, 0 to 1, that belongs to what alignment may be refined for; None without labels.
     """
 
     image: Image
@@ -76,7 +75,7 @@ def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
     return matrix
 
 
-def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) -> np.ndarray:
+def register_affine(fixed: Image, moving: Image, modality: str) -> np.ndarray:
     """Register two images by an affine map: mutual information of the anatomy that both show.
 
     Both images are first sampled on coarse isotropic grids. The foreground centres are kept, with a notice, if nothing
@@ -85,12 +84,12 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
     Args:
         fixed: The fixed image.
         moving: The moving image.
-        modalities: Modality of the fixed and of the moving image.
+        modality: Modality of both; `mixed` where they differ.
 
     Returns:
         (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
     """
-    anatomies = [_anatomy(image, name) for image, name in zip((fixed, moving), modalities, strict=True)]
+    anatomies = [_anatomy(image, modality) for image in (fixed, moving)]
     # A moving image that shows much more than the fixed one must not become huge.
     volume = max(anatomies[0].extent_mm.prod(), anatomies[1].extent_mm.prod() / 8)
     spacing = _coarse_spacing(volume, fixed.geometry)
@@ -102,9 +101,7 @@ def register_affine(fixed: Image, moving: Image, modalities: tuple[str, str]) ->
     return translation(anatomies[1].center) @ matrix @ translation(-anatomies[0].center)
 
 
-def refine_affine(
-    fixed: Image, moving: Image, modalities: tuple[str, str], focus: np.ndarray, start: np.ndarray
-) -> np.ndarray:
+def refine_affine(fixed: Image, moving: Image, modality: str, focus: np.ndarray, start: np.ndarray) -> np.ndarray:
     """Improve an affine map for a part of the anatomy, on a finer grid around it.
 
     What lies far from that part, such as the shoulders below a head, no longer has a say.
@@ -112,27 +109,26 @@ def refine_affine(
     Args:
         fixed: The fixed image.
         moving: The moving image.
-        modalities: Modality of the fixed and of the moving image.
-        focus: Boolean array on the fixed grid, true for the part that matters.
+        modality: Modality of both; `mixed` where they differ.
+        focus: Share of each voxel of the fixed grid, 0 to 1, that belongs to the part that matters.
         start: (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
 
     Returns:
         The improved matrix; the start where nothing plausible is better.
     """
-    center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus)))
+    center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus > 0)))
     margin = FOCUS_MARGIN * float(extent.mean())
     spacing = max(float(np.cbrt((extent + 2 * margin).prod() / FOCUS_VOXELS)), min(fixed.geometry.spacing))
-    scaled = [
-        _scaled(image, foreground_mask(image.array, name))
-        for image, name in zip((fixed, moving), modalities, strict=True)
-    ]
+    scaled = [_scaled(image, foreground_mask(image.array, modality)) for image in (fixed, moving)]
     # The start may have put anatomy beside the fixed grid that has to come onto it.
     still = _region(scaled[0], extent + 2 * margin, spacing, translation(center))
     moved = _region(scaled[1], extent + 6 * margin, spacing, start @ translation(center))
-    part = _sample(Image(focus.astype(np.float32), fixed.geometry), still.grid, translation(center)) > 0.5
+    share = _sample(Image(focus, fixed.geometry), still.grid, translation(center))
+    part = share > (0.5 if share.max() > 0.5 else 0)  # what is thinner than a voxel everywhere still counts
     near = ndimage.distance_transform_edt(~part) * spacing <= margin
     found = refine_coarse(still._replace(mask=still.mask & near), moved)
-    return start @ translation(center) @ found @ translation(-center)
+    refined = start @ translation(center) @ found @ translation(-center)
+    return refined if is_plausible_volume(refined) else start
 
 
 def make_reference(image: Image, focus: np.ndarray | None, modality: str) -> Reference:
@@ -152,8 +148,8 @@ def make_reference(image: Image, focus: np.ndarray | None, modality: str) -> Ref
     anatomy = _anatomy(image, modality)
     spacing = _coarse_spacing(anatomy.extent_mm.prod(), image.geometry) / 2
     array, grid = shrink(image.array, image.geometry, spacing)
-    part = None if focus is None else shrink(focus.astype(np.float32), image.geometry, spacing)[0] >= 0.5
-    return Reference(Image(array, Geometry.from_affine(translation(-anatomy.center) @ grid.affine, grid.shape)), part)
+    share = None if focus is None else shrink(focus, image.geometry, spacing)[0]
+    return Reference(Image(array, Geometry.from_affine(translation(-anatomy.center) @ grid.affine, grid.shape)), share)
 
 
 def _anatomy(image: Image, modality: str) -> _Anatomy:

@@ -174,7 +174,7 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
         Folder of the preprocessed cases.
 
     Raises:
-        PlansError: If fingerprint or plans are missing, or do not belong together.
+        PlansError: If fingerprint or plans are missing, do not belong together, or raw files have changed since.
         InputError: If the folder of the cases cannot be written to.
         BiasregError: If a case cannot be read or stored.
     """
@@ -192,8 +192,10 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
     _report_unused(dataset_folder, plans)
     if options.clean:
         clear_folder(folder)
+    preprocessing = plans.configurations[name].preprocessing
+    remedy = f"run `{command_line('biasreg_plan_and_preprocess', reference, plans.plans_name)}`"
     with _case_executor(dataset, options, executor) as shared:
-        preprocess_dataset(dataset, fingerprint, plans.configurations[name].preprocessing, folder, shared)
+        preprocess_dataset(dataset, fingerprint, preprocessing, folder, shared, remedy)
     logger.info("preprocessed cases are in %s", folder)
     return folder
 

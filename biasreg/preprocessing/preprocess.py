@@ -9,17 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 from biasreg.core.dataset import Case, Dataset
-from biasreg.core.errors import DatasetError
-from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_image, read_labels
+from biasreg.core.errors import DatasetError, PlansError
+from biasreg.core.geometry import Geometry, world_box
+from biasreg.core.image_io import Image, read_channels, read_labels
 from biasreg.core.parallel import map_cases
-from biasreg.planning.fingerprint import Fingerprint, source_hash, world_box
+from biasreg.planning.fingerprint import Fingerprint, source_hash
 from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
-from biasreg.preprocessing.frames import read_frame_source, reference_source, write_reference
+from biasreg.preprocessing.frames import build_reference, read_frame_source, reference_source, store_reference
 from biasreg.preprocessing.normalization import normalize
 from biasreg.preprocessing.prealign import foreground_center, translation
-from biasreg.preprocessing.reference_files import reference_files
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
     STAMP_FILE,
@@ -95,7 +94,12 @@ def canonical_image(channels: Sequence[Image], frame: np.ndarray, plans: Preproc
 
 
 def preprocess_dataset(
-    dataset: Dataset, fingerprint: Fingerprint, plans: PreprocessingPlans, folder: Path, executor: Executor
+    dataset: Dataset,
+    fingerprint: Fingerprint,
+    plans: PreprocessingPlans,
+    folder: Path,
+    executor: Executor,
+    remedy: str = "run `biasreg_plan_and_preprocess` again",
 ) -> None:
     """Preprocess all training cases of a dataset into a folder.
 
@@ -108,17 +112,22 @@ def preprocess_dataset(
         plans: The preprocessing plans.
         folder: Where the cases go.
         executor: Where they are made.
+        remedy: What to do when raw files have changed since the fingerprint was taken, for the message.
 
     Raises:
         BiasregError: If a case cannot be read or stored; it is named, and those that are complete stay.
-        PlansError: If the folder holds files that were not made here.
+        PlansError: If raw files have changed since the fingerprint was taken, or the folder holds files that were not
+            made here.
     """
     cases = {case.identifier: case for case in dataset.cases("Tr")}
     _check_names(cases)
+    hashes = map_cases(source_hash, {name: (case,) for name, case in cases.items()}, executor, "looking for changes")
+    _check_unchanged(hashes, fingerprint, f"{dataset.folder} · {remedy}")
     _open_folder(folder, plans, cases)
     centers = shared_centers(fingerprint, dataset.json.pairing)
     known = {name: (case, centers[name], plans, folder) for name, case in cases.items()}
-    complete = map_cases(_is_complete, known, executor, "looking at what is there")
+    looked_at = {name: (*arguments, hashes[name]) for name, arguments in known.items()}
+    complete = map_cases(_is_complete, looked_at, executor, "looking at what is there")
     pending = {name: arguments for name, arguments in known.items() if not complete[name]}
     if len(pending) < len(cases):
         logger.info("%d of %d cases are already preprocessed", len(cases) - len(pending), len(cases))
@@ -141,7 +150,7 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
     Returns:
         The stored record.
     """
-    channels = [read_image(path) for path in case.images]
+    channels = read_channels(case.images)
     if case.identifier == plans.reference_case:
         frame = translation(foreground_center(channels[0], plans.modality))  # as its image was brought into the frame
     else:
@@ -197,27 +206,38 @@ def _check_names(cases: Mapping[str, Case]) -> None:
             raise DatasetError(f"case {name}: its preprocessed files would have the name of others · rename the case")
 
 
+def _check_unchanged(hashes: Mapping[str, str], fingerprint: Fingerprint, advice: str) -> None:
+    """Refuse raw files other than those that the plans follow from."""
+    planned = {case.identifier: case.source_hash for case in fingerprint.cases}
+    changed = [name for name, found in hashes.items() if found != planned.get(name)]
+    if changed:
+        raise PlansError(f"raw files have changed since they were planned for (cases {', '.join(changed)}) · {advice}")
+
+
 def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Case]) -> None:
     """Make the folder ready: empty if it was made with other plans, with its stamp and the reference image."""
-    reference = cases[plans.reference_case] if plans.reference_case else None
-    made_of = reference_source(plans, reference) if reference else None
+    case = cases[plans.reference_case] if plans.reference_case else None
+    reference = build_reference(plans, case) if case else None  # before anything is deleted: it may fail
+    made_of = reference_source(plans, case) if case else None
     if not is_stamped(folder, plans, made_of):
         if (folder / STAMP_FILE).is_file():
             logger.info("the plans have changed: preprocessing anew in %s", folder)
         clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_stamp(folder, plans, made_of)
-    if reference and not all((folder / name).is_file() for name in reference_files(plans)):
-        write_reference(folder, plans, reference)
+    if reference:
+        store_reference(folder, plans, reference)
 
 
-def _is_complete(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> bool:
+def _is_complete(
+    case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path, current_hash: str
+) -> bool:
     record = find_stored_case(folder, case.identifier)
     if record is None or (record.subject, record.modality) != (case.subject, case.modality):
         return False
     if plans.prealignment == "none" and not np.array_equal(np.array(record.frame), translation(shared_center)):
         return False  # the centre that all share has moved
-    return record.source_hash == source_hash(case)
+    return record.source_hash == current_hash
 
 
 def _fraction_outside(foreground: np.ndarray, geometry: Geometry, grid: Geometry, frame: np.ndarray) -> float:

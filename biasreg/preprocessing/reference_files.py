@@ -9,7 +9,7 @@ from biasreg.planning.plans import PreprocessingPlans
 
 REFERENCE_FILE = "reference.nii.gz"
 FOCUS_FILE = "reference_focus.nii.gz"
-"""Mask of the part of the reference that its labels show; a file of its own, because trained models hold no labels."""
+"""Share of each voxel that the labels of the reference case cover."""
 
 
 def reference_files(plans: PreprocessingPlans) -> tuple[str, ...]:
@@ -41,7 +41,10 @@ def reference_hash(folder: Path, plans: PreprocessingPlans) -> str | None:
     for name in reference_files(plans):
         path = folder / name
         if not path.is_file():
-            raise PlansError(f"the reference image is missing · {path} · restore it from a copy, or preprocess again")
+            raise PlansError(
+                f"a file of the reference that cases are aligned to is missing · {path} · restore it from a copy, or "
+                "preprocess again"
+            )
         hashes.append(file_hash(path))
     return content_hash(hashes) if len(hashes) > 1 else next(iter(hashes), None)
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from biasreg.core.geometry import Geometry
+from biasreg.core.label_boxes import label_boxes
 
 HALF_VOXEL = 0.5 + 1e-6  # a sample on the very edge is inside, whichever way it is rounded
 
@@ -81,12 +82,11 @@ def labels_to_canonical(
     classes = np.zeros(grid.shape, dtype=np.uint8 if len(values) < 256 else np.uint16)
     best = np.zeros(grid.shape, dtype=np.float32)
     total = np.zeros(grid.shape, dtype=np.float32)
-    boxes = ndimage.find_objects(labels.astype(np.int32))
+    boxes = label_boxes(labels, values)
     for index, value in enumerate(values):
-        box = boxes[value - 1] if 0 < value <= len(boxes) else None
-        if box is None:
+        if value not in boxes:
             continue
-        inner, outer = _label_boxes(box, labels.shape, grid.shape, matrix, sigma)
+        inner, outer = _reached_boxes(boxes[value], labels.shape, grid.shape, matrix, sigma)
         # Beyond the image's border a label goes on, as the image does; the field of view ends it half a voxel further.
         membership = ndimage.gaussian_filter((labels[inner] == value).astype(np.float32), sigma, mode="nearest")
         start_in = np.array([part.start for part in inner])
@@ -139,7 +139,7 @@ def _smoothing_sigma(matrix: np.ndarray) -> np.ndarray:
     return sigma
 
 
-def _label_boxes(
+def _reached_boxes(
     box: tuple[slice, ...],
     shape_in: tuple[int, ...],
     shape_out: tuple[int, int, int],

@@ -3,7 +3,7 @@
 ```
 <preprocessed>/DatasetNNN_Name/<plans>_<configuration>/
   preprocessing.json   which plans the folder was made with
-  reference.nii.gz     the case that all are aligned to, when pre-alignment is affine (reference_files.py)
+  reference.nii.gz, reference_focus.nii.gz     what all are aligned to, if anything (reference_files.py)
   <case>.npy           image, float16, (C, X, Y, Z), in [0, 1]
   <case>_seg.npy       classes, uint8 or uint16, (X, Y, Z); only of cases with labels
   <case>_mask.npy      where the image has values, uint8, (X, Y, Z)

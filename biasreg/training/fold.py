@@ -142,16 +142,17 @@ def _starting_point(
     path = folder / LATEST
     if options.resume:
         if not path.is_file():
-            raise CheckpointError(f"there is nothing to resume: no {path} · leave --c out to start training")
+            start = "--overwrite instead of --c starts" if (folder / BEST).exists() else "leave --c out to start"
+            raise CheckpointError(f"there is nothing to resume: no {path} · {start} training")
         checkpoint = load_checkpoint(path, content_hash(configuration))
         check_reference(path, checkpoint.identity, reference)
         return checkpoint
-    for existing in (path, folder / BEST):
-        if existing.exists() and not options.overwrite:
-            raise CheckpointError(
-                f"this fold was trained before: {existing} · give --c to resume it, or --overwrite to throw it away "
-                "and start anew"
-            )
+    existing = next((folder / name for name in (LATEST, BEST) if (folder / name).exists()), None)
+    if existing is not None and not options.overwrite:
+        resume = "give --c to resume it, or " if existing == path else ""
+        raise CheckpointError(
+            f"this fold was trained before: {existing} · {resume}--overwrite throws it away and starts anew"
+        )
     return None
 
 

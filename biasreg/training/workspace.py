@@ -10,7 +10,7 @@ from biasreg.core.dataset_json import DATASET_FILE, PairNames
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.paths import Roots, find_dataset
 from biasreg.core.serialization import atomic_write, file_hash, from_json, read_json, to_json
-from biasreg.network.checkpoint import BEST, LATEST
+from biasreg.inference.models import trained_folds
 from biasreg.planning.files import PLANS_FILE, SPLITS_FILE, command_line, read_dataset_plans, read_folds
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration, Plans
@@ -231,8 +231,8 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
 
 def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
     """Refuse to replace what other folds of the model were trained with."""
-    folder, own = workspace.model_folder, workspace.fold_folder(fold).name
-    others = {path.parent.name for name in (LATEST, BEST) for path in folder.glob(f"fold_*/{name}")} - {own}
+    folder = workspace.model_folder
+    others = {path.parent.name for path in trained_folds(folder).values()} - {workspace.fold_folder(fold).name}
     if not others:
         return
     plans = folder / PLANS_FILE

@@ -12,7 +12,16 @@ import SimpleITK
 from biasreg.core import itk
 from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry, apply_affine
-from biasreg.core.image_io import IMAGE_ENDINGS, read_geometry, read_image, read_labels, strip_ending, write_image
+from biasreg.core.image_io import (
+    IMAGE_ENDINGS,
+    image_files,
+    read_channels,
+    read_geometry,
+    read_image,
+    read_labels,
+    strip_ending,
+    write_image,
+)
 
 SHAPE = (4, 5, 6)
 
@@ -335,3 +344,36 @@ def test_endings_are_split_off_and_unknown_ones_refused():
     assert strip_ending("A.NII.GZ") == ("A", ".nii.gz")
     with pytest.raises(ImageError, match=r"a\.dcm: unknown image format; use one of \.nii\.gz"):
         strip_ending("a.dcm")
+
+
+@pytest.mark.parametrize(
+    ("name", "element", "others"),
+    [
+        ("a.mhd", "a.raw", ["a.raw"]),
+        ("a.MHA", "sub/b.raw", ["sub/b.raw"]),
+        ("a.mhd", "LIST 2\na.raw\nsub/b.raw", ["a.raw", "sub/b.raw"]),
+        ("a.mhd", "gone.raw", []),
+        ("a.mha", "LOCAL\na.raw", []),
+        ("a.nrrd", "a.raw", []),
+    ],
+)
+def test_the_voxels_beside_a_metaimage_header_belong_to_the_image(name, element, others, tmp_path):
+    (tmp_path / "sub").mkdir()
+    for file in ("a.raw", "sub/b.raw"):
+        (tmp_path / file).touch()
+    (tmp_path / name).write_text(f"ObjectType = Image\nElementDataFile = {element}\n")
+    assert image_files(tmp_path / name) == (tmp_path / name, *(tmp_path / other for other in others))
+
+
+def test_the_files_of_an_image_that_itk_wrote_are_found(tmp_path):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(random_array()), str(tmp_path / "a.mhd"))
+    assert set(image_files(tmp_path / "a.mhd")) == set(tmp_path.iterdir())
+    assert len(image_files(tmp_path / "a.mhd")) == 2
+
+
+def test_channels_must_lie_on_one_grid(tmp_path):
+    paths = [save(tmp_path / name, random_array()) for name in ("a.nii", "b.nii")]
+    assert len(read_channels(paths)) == 2
+    save(paths[1], random_array(), np.diag([2.0, 1.0, 1.0, 1.0]))
+    with pytest.raises(GeometryError, match=r"different grids · .*b\.nii .*a\.nii .*resample"):
+        read_channels(paths)

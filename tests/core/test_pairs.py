@@ -227,6 +227,19 @@ def test_a_dataset_gives_its_test_pairs_with_labels_mask_and_landmarks(make_data
     assert second.moving_seg == folder / "labelsTr" / "a.nii.gz"
 
 
+def test_test_pairs_of_training_cases_are_named(make_dataset, caplog):
+    pairs_of(make_dataset(test_pairs=[{"moving": "t", "fixed": "u"}, {"moving": "a", "fixed": "t"}]))
+    (message,) = caplog.messages
+    assert message.endswith("dataset.json: test pairs with a case of imagesTr, seen in training: a_to_t")
+
+
+def test_a_pair_that_would_write_the_inverse_of_another_is_faulty_and_does_not_hide_it(tmp_path):
+    touch(tmp_path, *(f"{pair}_{role}.nii.gz" for pair in ("a", "a_inverse") for role in ("moving", "fixed")))
+    found = read_pairs(tmp_path)
+    assert [pair.identifier for pair in found.pairs] == ["a"]
+    assert found.faults == {"a_inverse": "pair a also writes a_inverse_warp.nii.gz; rename one of them"}
+
+
 def test_a_dataset_without_test_pairs_is_refused(make_dataset):
     with pytest.raises(DatasetError, match=r"dataset\.json: lists no test_pairs"):
         read_pairs(make_dataset())

@@ -1,5 +1,6 @@
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import SimpleITK
 
 from biasreg.core.dataset import read_dataset
-from biasreg.core.errors import DatasetError
+from biasreg.core.errors import BiasregError, DatasetError
 from biasreg.core.verification import verify_dataset
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -133,12 +134,15 @@ def test_other_files_among_the_cases_are_named_once_and_are_no_fault(make_datase
     assert "notes.json" in labels
 
 
-def test_the_voxels_beside_an_mhd_are_no_foreign_file(make_dataset, image, caplog):
+def test_the_voxels_beside_an_mhd_are_no_foreign_file(make_dataset, image, labels, caplog):
     folder = make_dataset(train=("a",), test=(), file_ending=".mhd")
     (folder / "imagesTr" / "a_0000.nii.gz").unlink()
     (folder / "labelsTr" / "a.nii.gz").unlink()
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(image), str(folder / "imagesTr" / "a_0000.mhd"))
-    assert len(list((folder / "imagesTr").iterdir())) == 2
+    for kind in ("labels", "masks"):
+        (folder / f"{kind}Tr").mkdir(exist_ok=True)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), str(folder / f"{kind}Tr" / "a.mhd"))
+    assert [len(list(folder.glob(f"{kind}Tr/a*.raw"))) for kind in ("images", "labels", "masks")] == [1, 1, 1]
     verify_dataset(read_dataset(folder))
     assert caplog.messages == []
 
@@ -170,6 +174,21 @@ def test_a_missing_channel_is_reported_once_and_its_labels_are_no_orphan(make_da
 def test_a_case_that_is_both_trained_on_and_held_out_is_found(make_dataset):
     (line,) = faults_of(make_dataset(train=("a", "b"), test=("b",)))
     assert "case b: lies in both imagesTr and imagesTs" in line
+
+
+def test_a_subject_that_is_both_trained_on_and_held_out_is_found(make_dataset):
+    subjects = {"a": "s", "c": "s", "t": "s", "b": "p", "u": "q"}
+    (line,) = faults_of(make_dataset(subjects=subjects))
+    assert "subject s: has a, c in imagesTr and t in imagesTs" in line
+
+
+def test_a_worker_that_dies_is_explained(make_dataset):
+    class DeadPool(Executor):
+        def submit(self, *arguments, **options):
+            raise BrokenProcessPool
+
+    with pytest.raises(BiasregError, match=r"a worker died.*memory.*-np"):
+        verify_dataset(read_dataset(make_dataset()), DeadPool())
 
 
 def test_unusable_masks_and_landmarks_are_found(make_dataset, save_volume, labels):

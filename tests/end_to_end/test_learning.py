@@ -45,7 +45,7 @@ def hasten(roots):
 def affine_dice(dataset):
     moving, fixed = (read_image(dataset / "imagesTr" / f"{case}_0000.nii.gz") for case in (MOVING, FIXED))
     labels = [read_labels(dataset / "labelsTr" / f"{case}.nii.gz") for case in (MOVING, FIXED)]
-    displacement = affine_displacement(register_affine(fixed, moving, ("MRI", "MRI")), fixed.geometry)
+    displacement = affine_displacement(register_affine(fixed, moving, "MRI"), fixed.geometry)
     warped = warp_label_map(labels[0], displacement, fixed.geometry)
     return np.mean(list(dice_per_label(warped, labels[1].array, range(1, 8)).values()))
 

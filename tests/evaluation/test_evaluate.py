@@ -1,16 +1,18 @@
 import csv
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from biasreg.core.errors import DatasetError, InputError
+from biasreg.core.errors import BiasregError, DatasetError, InputError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import read_labels, write_image
 from biasreg.core.points_io import Points
 from biasreg.core.serialization import read_record, write_json
-from biasreg.evaluation.evaluate import Evaluation, PairScores, evaluate_predictions
+from biasreg.evaluation.evaluate import evaluate_predictions
+from biasreg.evaluation.records import Evaluation, PairScores
 
 SHIFT = (3.0, 0.0, 0.0)
 LOW, HIGH = np.array([3.5, 2.5, 2.5]), np.array([9.5, 8.5, 8.5])  # a cube of 6 voxels of the default grid
@@ -244,3 +246,12 @@ def test_nothing_is_written_where_no_field_can_be_measured(shifted_cube, tmp_pat
     assert [failure.pair for failure in evaluation.failures] == ["p"]
     assert not (tmp_path / "scores").exists()
     assert f"nothing is written to {tmp_path / 'scores'}" in caplog.text
+
+
+def test_a_worker_that_dies_is_explained(shifted_cube) -> None:
+    class DeadPool(Executor):
+        def submit(self, *arguments, **options):
+            raise BrokenProcessPool
+
+    with pytest.raises(BiasregError, match=r"a worker died.*memory.*-np"):
+        evaluate_predictions(shifted_cube.predictions, shifted_cube.references, executor=DeadPool())

@@ -117,6 +117,13 @@ def test_an_evaluation_is_replaced_only_by_one_of_the_same_folders_or_more(tmp_p
             check_replaceable(tmp_path, sources)
 
 
+@pytest.mark.parametrize("name", ["scores.csv", "summary.txt"])
+def test_files_of_something_else_are_not_replaced(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name} is of no evaluation.*another folder with -o"):
+        check_replaceable(tmp_path, Sources("/references", {}))
+
+
 def test_a_summary_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"pair": "summary"}')
     with pytest.raises(InputError, match=r"summary\.json is no evaluation of this version.*another folder with -o"):

@@ -3,9 +3,9 @@ import pytest
 
 from biasreg.cli import predict as command
 from biasreg.core.errors import GeometryError
-from biasreg.core.image_io import Image, read_image, read_labels
+from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.transform_io import read_displacement
-from biasreg.inference.export import SAVE_CHOICES, OutputFiles, same_grid, write_labels, write_prediction
+from biasreg.inference.export import SAVE_CHOICES, OutputFiles, write_labels, write_prediction
 from biasreg.inference.predictor import Prediction
 
 
@@ -80,11 +80,3 @@ def test_labels_keep_their_type_and_images_may_have_another_ending(tmp_path, gri
 
 def test_the_command_offers_what_can_be_written():
     assert command.SAVE_CHOICES == SAVE_CHOICES
-
-
-def test_channels_on_one_grid_are_told_from_others(grids):
-    moving, fixed = grids
-    images = [Image(np.zeros(grid.shape, dtype=np.float32), grid) for grid in (moving, moving, fixed)]
-    assert same_grid(images[:1])
-    assert same_grid(images[:2])
-    assert not same_grid(images)

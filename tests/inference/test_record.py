@@ -22,6 +22,21 @@ def test_a_run_is_described_by_its_checkpoints_device_and_versions(write_model):
     assert provenance.versions["python"] == platform.python_version()
 
 
+def test_voxels_in_a_file_of_their_own_are_inputs(tmp_path):
+    for name in ("m", "f"):
+        (tmp_path / f"{name}.mhd").write_text(f"ObjectType = Image\nElementDataFile = {name}.raw\n")
+        (tmp_path / f"{name}.raw").write_text(name)
+    pair = PairFiles("a", (tmp_path / "m.mhd",), (tmp_path / "f.mhd",), None, None, None, None)
+    inputs = describe_inputs(pair)
+    assert [(file.role, Path(file.path).name) for file in inputs] == [
+        ("moving", "m.mhd"),
+        ("moving", "m.raw"),
+        ("fixed", "f.mhd"),
+        ("fixed", "f.raw"),
+    ]
+    assert inputs[3].sha256 == file_hash(tmp_path / "f.raw")
+
+
 def test_inputs_are_told_apart_by_role_and_channel(tmp_path):
     paths = [tmp_path / name for name in ("m0", "m1", "f", "s")]
     for path in paths:

@@ -6,8 +6,8 @@ import pytest
 
 from biasreg.core.dataset import Case, read_dataset
 from biasreg.core.dataset_json import DatasetJson, PairNames
-from biasreg.core.errors import ImageError
-from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.errors import GeometryError, ImageError
+from biasreg.core.geometry import Geometry, apply_affine, index_corners, world_box
 from biasreg.core.image_io import write_image
 from biasreg.core.serialization import from_json, to_json, write_json
 from biasreg.planning.fingerprint import (
@@ -19,10 +19,8 @@ from biasreg.planning.fingerprint import (
     dataset_hash,
     describe_case,
     extract_fingerprint,
-    index_corners,
     sample_pairs,
     source_hash,
-    world_box,
 )
 
 SHAPE = (20, 16, 12)
@@ -121,6 +119,22 @@ def test_each_file_enters_the_hash_under_what_it_is(write_case, tmp_path):
     assert source_hash(case) not in hashes
 
 
+def test_voxels_in_a_file_of_their_own_enter_the_hash(write_case, tmp_path):
+    case = replace(write_case(), images=(tmp_path / "a.mhd",))
+    case.images[0].write_text("ElementDataFile = a.raw\n")
+    hashes = set()
+    for voxels in ("old", "new"):
+        (tmp_path / "a.raw").write_text(voxels)
+        hashes.add(source_hash(case))
+    assert len(hashes) == 2
+
+
+def test_channels_on_different_grids_are_refused(write_case):
+    case, other = write_case(array=block()), write_case("b", array=block(), geometry=oblique())
+    with pytest.raises(GeometryError, match="different grids"):
+        describe_case(replace(case, images=case.images + other.images), ())
+
+
 def facts(name, extent, labelled=True):
     statistics = ChannelStatistics(0.0, (0.0,) * 5, 1.0, 0.5, 0.1)
     geometry = Geometry.centered(SHAPE, (1.0, 1.0, 1.0))
@@ -214,9 +228,9 @@ def raw(tmp_path, write_case):
     return folder
 
 
-def measure(reference, case):
-    assert reference.modality == case.modality
-    return AlignmentScores(case.identifier, 0.1, 0.2, 0.3, f"{reference.identifier} {case.modality}")
+def measure(fixed, moving, reference):
+    assert fixed.modality == moving.modality == reference.modality
+    return AlignmentScores(moving.identifier, 0.1, 0.2, 0.3, f"{fixed.identifier} {moving.modality}")
 
 
 def extract(folder):

@@ -52,7 +52,7 @@ def test_the_ways_of_alignment_are_scored_in_their_order(labelled, tmp_path):
         write_image(tmp_path / f"{name}_labels.nii.gz", case.labels, geometry)
         labels = tmp_path / f"{name}_labels.nii.gz" if labelled else None
         cases.append(Case(name, name, "MRI", (tmp_path / f"{name}.nii.gz",), labels, None, None))
-    scores = measure_alignment(*cases)
+    scores = measure_alignment(*cases, cases[0])
     assert (scores.case, scores.reference) == ("b", "a")
     assert scores.none < scores.center < scores.affine
     assert scores.affine > 0.8

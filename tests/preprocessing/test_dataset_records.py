@@ -102,6 +102,15 @@ def test_folds_that_do_not_fit_are_made_anew_and_the_old_ones_kept_beside(folds,
     assert read_json(path.with_name("splits_final.json.bak")) == folds
 
 
+def test_folds_that_were_kept_beside_are_never_lost(path, make_dataset):
+    old = [[{"train": ["c0"], "validation": [f"c{number}"]}] for number in (1, 2, 3)]
+    for folds in old:
+        write_json(path, folds)
+        write_folds(path, settle_folds(path, make_dataset()))
+    kept = [read_json(path.with_name(f"splits_final.json.bak{number}")) for number in ("", "2", "3")]
+    assert kept == old
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

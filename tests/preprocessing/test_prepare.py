@@ -265,10 +265,11 @@ def test_a_damaged_fingerprint_is_taken_anew(roots, raw_dataset, folder):
         assert extract_fingerprint(roots, "700", OPTIONS) == first
 
 
-def test_a_raw_file_that_changes_after_the_fingerprint_is_preprocessed_anew(roots, raw_dataset, folder):
+def test_a_raw_file_that_changes_after_the_fingerprint_is_refused_with_the_remedy(roots, raw_dataset, folder):
     raw = raw_dataset()
-    plans = plan_and_preprocess(roots, "700", OPTIONS)
-    cases = folder / f"biasregPlans_{plans.default_configuration}"
+    mine = replace(OPTIONS, plans_name="mine")
+    plans = plan_and_preprocess(roots, "700", mine)
+    cases = folder / f"mine_{plans.default_configuration}"
     times = {path: path.stat().st_mtime_ns for path in cases.glob("c?.json")}
     reference = plans.configurations[plans.default_configuration].preprocessing.reference_case
     name = next(f"c{number}" for number in range(4) if f"c{number}" != reference)
@@ -278,5 +279,8 @@ def test_a_raw_file_that_changes_after_the_fingerprint_is_preprocessed_anew(root
     affine[0, 3] += 1.0
     for file in (path, raw / "labelsTr" / f"{name}.nii.gz"):
         write_image(file, read_image(file).array, Geometry.from_affine(affine, image.array.shape))
-    preprocess(roots, "700", OPTIONS)
-    assert {path.stem for path, time in times.items() if path.stat().st_mtime_ns != time} == {name}
+    with pytest.raises(PlansError, match=rf"\(cases {name}\) · .*run `biasreg_plan_and_preprocess -d 700 -p mine`"):
+        preprocess(roots, "700", mine)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    plan_and_preprocess(roots, "700", mine)
+    assert (cases / f"{name}.json").stat().st_mtime_ns != times[cases / f"{name}.json"]

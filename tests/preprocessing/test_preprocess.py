@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 
 from biasreg.core.dataset import read_dataset
-from biasreg.core.errors import BiasregError, DatasetError, ImageError, PlansError
+from biasreg.core.errors import BiasregError, DatasetError, GeometryError, ImageError, PlansError
 from biasreg.core.geometry import apply_affine
 from biasreg.core.image_io import read_image, read_labels, write_image
-from biasreg.planning.fingerprint import AlignmentScores, describe_case, extract_fingerprint
+from biasreg.planning.fingerprint import AlignmentScores, describe_case, extract_fingerprint, source_hash
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
 from biasreg.preprocessing import storage
-from biasreg.preprocessing.preprocess import canonical_grid, canonical_image, preprocess_dataset, shared_centers
+from biasreg.preprocessing.preprocess import (
+    canonical_grid,
+    canonical_image,
+    preprocess_case,
+    preprocess_dataset,
+    shared_centers,
+)
 
 
 def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
@@ -29,8 +35,8 @@ def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
     )
 
 
-def no_scores(reference, case):
-    return AlignmentScores(case.identifier, 0.0, 0.0, 0.0, reference.identifier)
+def no_scores(fixed, moving, reference):
+    return AlignmentScores(moving.identifier, 0.0, 0.0, 0.0, fixed.identifier)
 
 
 @pytest.fixture
@@ -45,7 +51,10 @@ def run(raw_dataset, tmp_path, executor):
     fingerprint = extract_fingerprint(dataset, no_scores, executor)
 
     def run(plans):
-        preprocess_dataset(dataset, fingerprint, plans, tmp_path / "out", executor)
+        # As planning again would: the fingerprint is of the raw files as they are.
+        cases = {case.identifier: case for case in dataset.cases("Tr")}
+        facts = tuple(replace(known, source_hash=source_hash(cases[known.identifier])) for known in fingerprint.cases)
+        preprocess_dataset(dataset, replace(fingerprint, cases=facts), plans, tmp_path / "out", executor)
         return tmp_path / "out"
 
     run.dataset, run.fingerprint = dataset, fingerprint
@@ -106,6 +115,23 @@ def test_cases_without_labels_are_marked(run):
     assert storage.read_stored_case(folder, "c0", "").label_presence == (1, 2)
 
 
+def test_raw_files_other_than_those_of_the_fingerprint_are_refused_before_anything_changes(run, executor):
+    folder = run(make_plans())
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    for name in ("c1", "c3"):
+        rewrite(run.dataset.folder / "imagesTr" / f"{name}_0000.nii.gz", 2)
+    with pytest.raises(PlansError, match=r"\(cases c1, c3\) · .*Dataset700_Blobs · plan again"):
+        preprocess_dataset(run.dataset, run.fingerprint, AFFINE, folder, executor, "plan again")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_case_whose_channels_lie_on_different_grids_is_refused(run, tmp_path):
+    case = run.dataset.cases("Tr")[0]
+    other = replace(case, images=(case.images[0], run.dataset.cases("Tr")[1].images[0]))
+    with pytest.raises(GeometryError, match=r"different grids · .*c1_0000\.nii\.gz .* and c0_0000\.nii\.gz"):
+        preprocess_case(other, (0.0, 0.0, 0.0), make_plans(), tmp_path)
+
+
 def test_a_broken_file_stops_with_its_name(run):
     (run.dataset.folder / "imagesTr" / "c1_0000.nii.gz").write_bytes(b"broken")
     with pytest.raises(ImageError, match=r"case c1: .*c1_0000\.nii\.gz"):
@@ -157,6 +183,33 @@ def test_other_labels_of_the_reference_concern_all_cases_where_alignment_has_a_f
         write_image(path, np.roll(labels.array, 1, axis=0), labels.geometry)
 
     assert rerun(make_plans("affine_focus", reference="c0"), change) == {"c0", "c1", "c2", "c3"}
+
+
+def test_a_reference_that_lost_its_labels_is_refused_before_anything_is_deleted(rerun, run):
+    plans = make_plans("affine_focus", reference="c0")
+
+    def change(raw):
+        (raw / "labelsTr" / "c0.nii.gz").unlink()
+
+    with pytest.raises(PlansError, match="labels of c0, which shows none now"):
+        rerun(plans, change)
+
+
+@pytest.mark.parametrize("name", ["reference.nii.gz", "reference_focus.nii.gz"])
+@pytest.mark.parametrize("content", [b"damaged", None])
+def test_a_damaged_or_exchanged_reference_is_made_anew_with_a_notice(run, name, content, caplog):
+    plans = make_plans("affine_focus", reference="c0")
+    folder = run(plans)
+    path = folder / name
+    first = read_image(path)
+    if content is None:
+        write_image(path, np.roll(first.array, 1, axis=0), first.geometry)
+    else:
+        path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        run(plans)
+    np.testing.assert_array_equal(read_image(path).array, first.array)
+    assert f"{path} is damaged" in caplog.text
 
 
 def test_labels_that_are_taken_away_or_become_a_mask_are_noticed(rerun, run):

@@ -131,6 +131,8 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
     publish(other, 0)  # the fold itself is about to be overwritten
     with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
         publish(other, 1)
+    (workspace.model_folder / "fold_0").rename(workspace.model_folder / "fold_0_backup")
+    publish(other, 1)  # a copy of a fold is none
 
 
 def test_the_reference_image_of_other_folds_is_not_replaced(write_dataset):
