@@ -29,7 +29,7 @@ def write_result(path: Path, settings: dict[str, Any], results: Any, *, device: 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
-        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_from_root, sys.argv[1:])]),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "machine": {"device": device, **describe_machine()},
         "versions": describe_versions(),
@@ -38,6 +38,11 @@ def write_result(path: Path, settings: dict[str, Any], results: Any, *, device: 
     }
     write_json(path, content)
     print(f"written: {path}")
+
+
+def _from_root(argument: str) -> str:
+    """Write a path inside the repository as seen from its root."""
+    return argument.removeprefix(f"{ROOT}/")
 
 
 def describe_machine() -> dict[str, Any]:

@@ -70,7 +70,9 @@ def test_a_training_step_is_timed_and_weighed(run):
     assert f"{measured['bytes_per_voxel_and_channel']:.0f} bytes per voxel and channel" in printed
 
 
-def test_preprocessing_is_timed_and_leaves_the_dataset_alone(run, tmp_path):
+@pytest.fixture
+def preprocessed(tmp_path):
+    """Prepare a small dataset in the roots below `tmp_path`, and give the options that name them."""
     scanner = ScannerSettings(spacing_mm=(8.0, 9.0))
     settings = PhantomSettings(num_training_cases=2, num_test_cases=2, num_test_pairs=1, scanner=scanner)
     dataset = read_dataset(make_phantom_dataset(tmp_path / "raw", settings=settings, seed=0))
@@ -83,12 +85,24 @@ def test_preprocessing_is_timed_and_leaves_the_dataset_alone(run, tmp_path):
         preprocess_dataset(dataset, fingerprint, chosen, cases, executor)
     write_record(folder / "dataset_fingerprint.json", fingerprint)
     write_record(folder / "biasregPlans.json", plans)
+    return "-d", "900", "--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed"
+
+
+def test_preprocessing_is_timed_and_leaves_the_dataset_alone(run, preprocessed, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    roots = ("--raw", tmp_path / "raw", "--preprocessed", tmp_path / "preprocessed")
-    result, _ = run("preprocessing.py", "-d", "900", "--cases", 1, *roots)
+    result, _ = run("preprocessing.py", "--cases", 1, *preprocessed)
     assert result["results"]["seconds_per_case"]["preprocess"]["median"] > 0
     assert result["settings"]["cases"] == 1
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != tmp_path)
+
+
+def test_pre_alignment_is_scored_on_held_out_and_training_pairs(run, preprocessed):
+    result, _ = run("prealignment.py", "--training_pairs", 2, *preprocessed)
+    for name in ("held_out", "training"):
+        measured = result["results"][name]
+        assert len(measured["pairs"]) == 2
+        assert measured["mean_dice_affine"] > 0.3
+        assert measured["mirrored_or_lost"] == []
 
 
 def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
