@@ -114,8 +114,10 @@ def refine_affine(fixed: Image, moving: Image, modality: str, focus: np.ndarray,
         start: (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
 
     Returns:
-        The improved matrix; the start where nothing plausible is better.
+        The improved matrix; the start where nothing plausible is better, or the focus is empty.
     """
+    if not focus.any():
+        return start
     center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus > 0)))
     margin = FOCUS_MARGIN * float(extent.mean())
     spacing = max(float(np.cbrt((extent + 2 * margin).prod() / FOCUS_VOXELS)), min(fixed.geometry.spacing))

@@ -142,3 +142,9 @@ def test_a_focus_of_single_voxels_does_not_spoil_a_good_map():
     found = refine_affine(fixed, moving, "MRI", thin.astype(np.float32), truth)
     points = apply_affine(fixed.geometry.affine, np.argwhere(thin))
     assert np.linalg.norm(apply_affine(found, points) - apply_affine(truth, points), axis=1).max() < 1.0
+
+
+def test_an_empty_focus_leaves_the_map_as_it_is():
+    fixed, start = phantom(), translation([7.0, -5.0, 3.0])
+    empty = np.zeros(fixed.array.shape, np.float32)
+    np.testing.assert_array_equal(refine_affine(fixed, moved(fixed, start), "MRI", empty, start), start)
