@@ -2,12 +2,14 @@
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from biasreg.core.errors import PlansError
 from biasreg.core.serialization import from_json, read_json
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, PLANS_SCHEMA_VERSION, Plans
 from biasreg.planning.splits import Fold
+
+Record = TypeVar("Record")
 
 SPLITS_FILE = "splits_final.json"
 PLANS_FILE = "plans.json"  # of a trained model; the plans of a dataset are called by their own name
@@ -27,25 +29,28 @@ def read_plans(path: Path, remedy: str) -> Plans:
         PlansError: If there are none, or ones of another version.
         RecordError: If the file is damaged.
     """
-    if not path.is_file():
-        raise PlansError(f"no plans '{path.stem}' · {path} · {remedy}")
-    return from_json(Plans, read_version(path, PLANS_SCHEMA_VERSION, remedy), where=str(path))
+    return read_versioned(Plans, path, PLANS_SCHEMA_VERSION, f"plans '{path.stem}'", remedy)
 
 
-def read_version(path: Path, version: int, remedy: str) -> Any:
-    """Read the JSON data of a record, if its layout is of one version.
+def read_versioned(cls: type[Record], path: Path, version: int, name: str, remedy: str) -> Record:
+    """Read a record, if its layout is of the version that this biasreg reads.
 
     Args:
+        cls: The record's class.
         path: Its file.
-        version: The version that this biasreg reads.
-        remedy: What to do when it has another one, for the message.
+        version: Version of its layout, under `schema_version`.
+        name: What it is, for the message.
+        remedy: What to do when it is missing or of another version, for the message.
 
     Returns:
-        What `json.load` gives.
+        The record.
 
     Raises:
-        PlansError: If the record has another version, or none.
+        PlansError: If there is no such file, or its record has another version, or none.
+        RecordError: If the file is damaged.
     """
+    if not path.is_file():
+        raise PlansError(f"no {name} · {path} · {remedy}")
     data = read_json(path)
     found = data.get("schema_version") if isinstance(data, dict) else None
     if found != version:
@@ -53,7 +58,7 @@ def read_version(path: Path, version: int, remedy: str) -> Any:
             f"written by another version of biasreg: schema version {found}, this biasreg reads version {version} · "
             f"{path} · {remedy}"
         )
-    return data
+    return from_json(cls, data, where=str(path))
 
 
 def read_dataset_plans(folder: Path, plans_name: str, dataset: str) -> Plans:

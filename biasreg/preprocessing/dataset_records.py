@@ -11,8 +11,8 @@ from biasreg.core.dataset import Dataset
 from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import DatasetError, PlansError, RecordError
 from biasreg.core.parallel import map_cases
-from biasreg.core.serialization import from_json, read_record, to_json, write_json
-from biasreg.planning.files import SPLITS_FILE, read_folds, read_version
+from biasreg.core.serialization import read_record, to_json, write_json
+from biasreg.planning.files import SPLITS_FILE, read_folds, read_versioned
 from biasreg.planning.fingerprint import FINGERPRINT_SCHEMA_VERSION, Fingerprint, dataset_hash, source_hash
 from biasreg.planning.splits import Fold, check_folds, fits, make_splits
 
@@ -36,9 +36,7 @@ def read_fingerprint(path: Path, remedy: str) -> Fingerprint:
         PlansError: If there is none, or one of another version.
         RecordError: If the file is damaged.
     """
-    if not path.is_file():
-        raise PlansError(f"no fingerprint · {path} · {remedy}")
-    return from_json(Fingerprint, read_version(path, FINGERPRINT_SCHEMA_VERSION, remedy), where=str(path))
+    return read_versioned(Fingerprint, path, FINGERPRINT_SCHEMA_VERSION, "fingerprint", remedy)
 
 
 def check_plans_name(plans_name: str) -> None:
