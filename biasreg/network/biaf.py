@@ -10,7 +10,7 @@ from biasreg.spatial.warp import identity_grid, sample
 class BIAF(nn.Module):
     """One decoder step: align deep and skip features to each other, then fuse them.
 
-        P = Conv1(X_deep);  U = up2(P);  S = skip
+        P = Conv1(X_deep);  U = up(P);  S = skip
         [Δ_deep, Δ_skip] = Conv3(LReLU(IN(Conv3[U, S])))          voxels of the skip's grid, zero at the start
         Ũ(x) = P at x + Δ_deep(x);  S̃(x) = S(x + Δ_skip(x))
         g = σ(Conv3[Ũ, S̃]);  F = g·Ũ + (1 − g)·S̃;  X = F + 2×(Conv3, IN, LReLU)(F)
@@ -36,14 +36,14 @@ class BIAF(nn.Module):
         """Fuse two feature maps.
 
         Args:
-            deep: Shape (B, D, X/2, Y/2, Z/2).
+            deep: Shape (B, D, X/2, Y/2, Z/2), or with axes that are not halved.
             skip: Shape (B, C, X, Y, Z).
 
         Returns:
             Shape (B, C, X, Y, Z).
         """
         projected = self.project(deep)
-        upsampled = upsample(projected)
+        upsampled = upsample(projected, skip.shape[2:])
         if self.offsets is not None:
             offsets = self.offsets(torch.cat([upsampled, skip], dim=1))
             upsampled, skip = align(projected, skip, offsets)
@@ -56,11 +56,11 @@ class BIAF(nn.Module):
 def align(deep: Tensor, skip: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Sample deep and skip features at the positions that their offsets point to.
 
-    The centre of voxel x of the fine grid lies at (x + 0.5) / 2 − 0.5 of the coarse one, so that zero offsets give the
-    trilinear upsampling of `deep`, and `skip` itself.
+    Along a halved axis the centre of voxel x of the fine grid lies at (x + 0.5) / 2 − 0.5 of the coarse one, so that
+    zero offsets give the trilinear upsampling of `deep`, and `skip` itself.
 
     Args:
-        deep: Shape (B, C, X/2, Y/2, Z/2).
+        deep: Shape (B, C, X/2, Y/2, Z/2), or with axes that are not halved.
         skip: Shape (B, C, X, Y, Z).
         offsets: Shape (B, 6, X, Y, Z), Δ_deep then Δ_skip, in voxels of the skip's grid.
 
@@ -69,7 +69,8 @@ def align(deep: Tensor, skip: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """
     deep_offset, skip_offset = offsets.float().chunk(2, dim=1)
     grid = identity_grid(skip.shape[2:], device=skip.device)
-    aligned_deep = sample(deep, (grid + deep_offset + 0.5) / 2 - 0.5)
+    factor = grid.new_tensor(skip.shape[2:]) / grid.new_tensor(deep.shape[2:])  # (3,): 2, or 1 where not halved
+    aligned_deep = sample(deep, (grid + deep_offset + 0.5) / factor.view(1, 3, 1, 1, 1) - 0.5)
     aligned_skip = sample(skip, grid + skip_offset)
     return aligned_deep, aligned_skip
 

@@ -35,7 +35,7 @@ class BIASNet(nn.Module):
         decoder: Turns these into semantics-wise and intensity-wise features and segmentation logits.
         enhancement: Lets the intensity-wise features enhance the semantics-wise ones.
         registration: Turns the features of both images into the fields of all levels.
-        divisor: Sides of the images must be multiples of this.
+        divisor: Sides of the images along x, y, z must be multiples of these.
 
     Source: Xie, Gao, Zheng, BIASNet: A Bidirectional Feature Alignment and Semantics-guided Network for
     Weakly-Supervised Medical Image Registration, Medical Image Analysis 2025, 103913.
@@ -47,7 +47,7 @@ class BIASNet(nn.Module):
         decoder: DualDecoder,
         enhancement: Enhancement,
         registration: ProgressiveRegistration,
-        divisor: int,
+        divisor: tuple[int, int, int],
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -84,7 +84,7 @@ class BIASNet(nn.Module):
         if moving.shape != fixed.shape:
             raise ValueError(f"moving has shape {tuple(moving.shape)}, fixed {tuple(fixed.shape)}; they must be equal")
         size = tuple(fixed.shape[2:])
-        if len(size) != 3 or any(side % self.divisor for side in size):
+        if len(size) != 3 or any(side % divisor for side, divisor in zip(size, self.divisor, strict=True)):
             raise ValueError(
                 f"the images have size {size}, but BIASNet needs three sides that are multiples of {self.divisor}; "
                 "pad or crop them"

@@ -1,6 +1,6 @@
 """The small parts that several boxes of the network are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 NEGATIVE_SLOPE = 0.1  # of every LeakyReLU that is not VoCo's; VoxelMorph's and TransMorph's decoders use 0.1 to 0.2
 Result = TypeVar("Result")
+Stride = int | tuple[int, int, int]
 
 
 class InstanceNorm(nn.InstanceNorm3d):
@@ -60,10 +61,10 @@ class ConvolutionBlock(nn.Sequential):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         kernel_size: Side of the kernel, odd.
-        stride: 2 halves the grid.
+        stride: 2 halves the grid; three numbers do so along the axes of their own.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: Stride = 1) -> None:
         super().__init__(
             convolution(in_channels, out_channels, kernel_size, stride=stride, bias=False),
             InstanceNorm(out_channels, affine=True),
@@ -92,13 +93,13 @@ class CubicConvolution(nn.Conv3d):
 
 
 def convolution(
-    in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, bias: bool = True
+    in_channels: int, out_channels: int, kernel_size: int, *, stride: Stride = 1, bias: bool = True
 ) -> nn.Conv3d:
     """Make a zero-padded convolution with He's initialization and zero bias.
 
     Source: He et al., Delving Deep into Rectifiers, ICCV 2015, arXiv:1502.01852.
     """
-    kinds = {(1, 1): PointwiseConvolution, (3, 1): CubicConvolution}
+    kinds: dict[tuple[int, Stride], type[nn.Conv3d]] = {(1, 1): PointwiseConvolution, (3, 1): CubicConvolution}
     kind = kinds.get((kernel_size, stride), nn.Conv3d)
     layer = kind(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=bias)
     nn.init.kaiming_normal_(layer.weight, a=NEGATIVE_SLOPE)
@@ -107,9 +108,9 @@ def convolution(
     return layer
 
 
-def upsample(features: Tensor) -> Tensor:
-    """Double the grid, trilinear with half-voxel centres: (B, C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
-    return F.interpolate(features, scale_factor=2, mode="trilinear", align_corners=False)
+def upsample(features: Tensor, shape: Sequence[int]) -> Tensor:
+    """Bring (B, C, X, Y, Z) to a finer grid of the given shape, trilinear with half-voxel centres."""
+    return F.interpolate(features, size=tuple(shape), mode="trilinear", align_corners=False)
 
 
 def recompute(function: Callable[..., Result], *inputs: Tensor | int | None, enabled: bool) -> Result:

@@ -1,5 +1,6 @@
 """The weight-shared encoder: VoCo's Swin encoder, and a light residual pyramid with the same feature maps."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -149,24 +150,35 @@ class ResidualEncoder(nn.Module):
         feature_size: Channels of the finest features.
         depths: Residual blocks per stage, one to four stages; the two finest maps have one block each, the finest
             a plain one.
+        strides: Factor along x, y, z from each map to the next; 2 along all when None.
         checkpointing: Recompute activations in the backward pass to save memory.
 
-    Source: He et al., Deep Residual Learning, CVPR 2016, arXiv:1512.03385; widths and strides as in SwinUNETR.
+    Source: He et al., Deep Residual Learning, CVPR 2016, arXiv:1512.03385; widths as in SwinUNETR.
     """
 
-    def __init__(self, in_channels: int, feature_size: int, depths: Sequence[int], checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        feature_size: int,
+        depths: Sequence[int],
+        strides: Sequence[tuple[int, int, int]] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.channels = encoder_channels(feature_size, len(depths))
         self.checkpointing = checkpointing
         self.stem = ConvolutionBlock(in_channels, feature_size)
+        steps = strides or ((2, 2, 2),) * (len(depths) + 1)
         stages = []
-        for channels, out_channels, depth in zip(self.channels[:-1], self.channels[1:], (1, *depths), strict=True):
+        for (channels, out_channels), depth, step in zip(
+            itertools.pairwise(self.channels), (1, *depths), steps, strict=True
+        ):
             blocks = (ResidualBlock(out_channels) for _ in range(depth))
-            stages.append(nn.Sequential(ConvolutionBlock(channels, out_channels, stride=2), *blocks))
+            stages.append(nn.Sequential(ConvolutionBlock(channels, out_channels, stride=step), *blocks))
         self.stages = nn.ModuleList(stages)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Compute the feature maps; shapes as `SwinEncoder.forward`."""
+        """Compute the feature maps; shapes as `SwinEncoder.forward`, with strides of 2 along all axes."""
         maps = [recompute(self.stem, image, enabled=self.checkpointing)]
         for stage in self.stages:
             maps.append(recompute(stage, maps[-1], enabled=self.checkpointing))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biasreg.network.blocks import ConvolutionBlock, convolution, recompute, upsample
-from biasreg.spatial.displacement import compose, upsample2
+from biasreg.spatial.displacement import compose, resize
 from biasreg.spatial.integrate import integrate_velocity
 from biasreg.spatial.warp import warp
 
@@ -19,7 +19,7 @@ NEIGHBOURS = 27  # positions of a local correlation volume, one voxel to each si
 class RegistrationLevel(nn.Module):
     """One level: warp the moving features by the field so far, estimate a residual, update the field.
 
-        Ψ_i = up2 of Φ_{i+1};  M̂ = moving features warped by Ψ_i
+        Ψ_i = up of Φ_{i+1};  M̂ = moving features warped by Ψ_i
         H_i = 2×(Conv3, IN, LReLU)[M̂, fixed features, up(H_{i+1})]
         φ_i = unit · Conv3(H_i);  Φ_i(x) = φ_i(x) + Ψ_i(x + φ_i(x))
 
@@ -30,7 +30,7 @@ class RegistrationLevel(nn.Module):
         coarser_channels: Channels of H_{i+1}; 0 at the coarsest level.
         integration_steps: Scaling-and-squaring steps of φ_i; 0 takes it as a displacement.
         correlation: Also give H_i the correlation of M̂ and the fixed features with their 27 neighbours.
-        unit: What an output of 1 of Conv3 is worth, in voxels of this level.
+        unit: What an output of 1 of Conv3 is worth, in voxels of this level along x, y, z.
 
     Source: Xie, Gao, Zheng, BIASNet, Medical Image Analysis 2025, 103913, which publishes no equations; Deviations:
     H_{i+1} is brought to `channels` channels before it is upsampled, which saves memory on the finest grid; the unit,
@@ -44,10 +44,10 @@ class RegistrationLevel(nn.Module):
         *,
         integration_steps: int = 0,
         correlation: bool = False,
-        unit: float = 1.0,
+        unit: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        self.unit = unit
+        self.register_buffer("unit", torch.tensor(unit).view(1, 3, 1, 1, 1), persistent=False)
         self.integration_steps = integration_steps
         self.correlation = correlation
         self.carry = convolution(coarser_channels, channels, 1) if coarser_channels else None
@@ -64,17 +64,18 @@ class RegistrationLevel(nn.Module):
         Args:
             moving: Features of the moving image, shape (B, C, X, Y, Z).
             fixed: Features of the fixed image, same shape.
-            field: Φ_{i+1}, shape (B, 3, X/2, Y/2, Z/2) in its own voxels, or None at the coarsest level.
-            hidden: H_{i+1}, shape (B, D, X/2, Y/2, Z/2), or None at the coarsest level.
+            field: Φ_{i+1}, shape (B, 3, X/2, Y/2, Z/2), or with axes that are not halved, in its own voxels; None at
+                the coarsest level.
+            hidden: H_{i+1}, shape (B, D, X/2, Y/2, Z/2) likewise; None at the coarsest level.
 
         Returns:
             Φ_i, shape (B, 3, X, Y, Z) in voxels of this level, float32; and H_i, shape (B, C, X, Y, Z).
         """
-        previous = upsample2(field) if field is not None else None
+        previous = resize(field, moving.shape[2:]) if field is not None else None
         warped = warp(moving, previous) if previous is not None else moving
         inputs = [warped, fixed]
         if self.carry is not None and hidden is not None:
-            inputs.append(upsample(self.carry(hidden)))
+            inputs.append(upsample(self.carry(hidden), moving.shape[2:]))
         if self.correlation:
             inputs.append(local_correlation(warped, fixed))
         hidden = self.estimate(torch.cat(inputs, dim=1))
@@ -104,7 +105,7 @@ class ProgressiveRegistration(nn.Module):
             fixed: Features of the fixed image, same shapes.
 
         Returns:
-            Φ_0, Φ_1, …, Φ_i of shape (B, 3, X/2^i, Y/2^i, Z/2^i) in voxels of level i, float32.
+            Φ_0, Φ_1, …, Φ_i of the shape of level i, (B, 3, X_i, Y_i, Z_i), in voxels of that level, float32.
         """
         field = hidden = None
         fields: list[Tensor] = []

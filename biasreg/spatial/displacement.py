@@ -62,22 +62,6 @@ def resize(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     return resized * resized.new_tensor(scale).view(1, 3, 1, 1, 1)
 
 
-def upsample2(displacement: Tensor) -> Tensor:
-    """Bring a displacement to the grid of twice the size.
-
-    Args:
-        displacement: (B, 3, X, Y, Z) in voxels.
-
-    Returns:
-        (B, 3, 2X, 2Y, 2Z) in voxels of the finer grid.
-
-    Raises:
-        ValueError: On a wrong shape.
-    """
-    require_field(displacement, "displacement")
-    return resize(displacement, [2 * size for size in displacement.shape[2:]])
-
-
 def voxels_to_mm(displacement: Tensor, spacing: Sequence[float] | Tensor) -> Tensor:
     """Turn voxels into millimetres along the grid's own axes (no rotation into the world).
 

@@ -21,7 +21,7 @@ def _fixed_seed() -> None:
 def make_plans() -> Callable[..., NetworkPlans]:
     """Give a function that makes plans of a tiny network with `stages` stages and any fields replaced."""
 
-    def make(stages: int = 1, family: str = "residual", **changes: Any) -> NetworkPlans:
+    def make(stages: int = 1, family: str = "residual", strides: Any = None, **changes: Any) -> NetworkPlans:
         encoder = EncoderPlans(
             family=family,  # type: ignore[arg-type]
             init="scratch",
@@ -29,6 +29,7 @@ def make_plans() -> Callable[..., NetworkPlans]:
             depths=(2,) * stages if family == "swin" else (1,) * stages,
             heads=HEADS[:stages],
             window_size=2,
+            strides=strides or ((2, 2, 2),) * (stages + 1),
         )
         plans = NetworkPlans(
             in_channels=1,

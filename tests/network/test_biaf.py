@@ -7,7 +7,7 @@ from biasreg.network.blocks import upsample
 
 def gated_trilinear_fusion(fusion, deep, skip):
     """What METHOD calls the starting point of BIAF, written out from its layers."""
-    upsampled = upsample(fusion.project(deep))
+    upsampled = upsample(fusion.project(deep), skip.shape[2:])
     gate = torch.sigmoid(fusion.gate(torch.cat([upsampled, skip], dim=1)))
     fused = gate * upsampled + (1 - gate) * skip
     return fused + fusion.refine(fused)
@@ -30,8 +30,14 @@ def test_without_alignment_there_are_no_offset_parameters():
 def test_zero_offsets_align_to_trilinear_upsampling_and_to_the_skip_itself():
     deep, skip = torch.randn(1, 2, 3, 4, 5), torch.randn(1, 2, 6, 8, 10)
     aligned_deep, aligned_skip = align(deep, skip, torch.zeros(1, 6, 6, 8, 10))
-    torch.testing.assert_close(aligned_deep, upsample(deep), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(aligned_deep, upsample(deep, aligned_deep.shape[2:]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(aligned_skip, skip, atol=1e-5, rtol=1e-5)
+
+
+def test_an_axis_that_is_not_halved_is_aligned_voxel_by_voxel():
+    deep, skip = torch.randn(1, 2, 3, 4, 5), torch.randn(1, 2, 6, 8, 5)
+    aligned_deep, _ = align(deep, skip, torch.zeros(1, 6, 6, 8, 5))
+    torch.testing.assert_close(aligned_deep, upsample(deep, (6, 8, 5)), atol=1e-5, rtol=1e-5)
 
 
 def test_offsets_count_voxels_of_the_fine_grid():
@@ -40,7 +46,9 @@ def test_offsets_count_voxels_of_the_fine_grid():
     offsets[:, 0] = 2  # deep, along x: one coarse voxel
     offsets[:, 5] = -1  # skip, along z
     aligned_deep, aligned_skip = align(deep, skip, offsets)
-    torch.testing.assert_close(aligned_deep[:, :, :7], upsample(deep)[:, :, 2:9], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        aligned_deep[:, :, :7], upsample(deep, aligned_deep.shape[2:])[:, :, 2:9], atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(aligned_skip[..., 1:], skip[..., :-1], atol=1e-5, rtol=1e-5)
 
 

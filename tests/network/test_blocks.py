@@ -41,7 +41,7 @@ def test_a_stride_of_two_halves_the_grid():
 
 def test_upsampling_keeps_a_linear_ramp():
     ramp = torch.arange(6.0).reshape(1, 1, 6, 1, 1).expand(1, 1, 6, 2, 2)
-    doubled = upsample(ramp)
+    doubled = upsample(ramp, (12, 4, 4))
     assert doubled.shape == (1, 1, 12, 4, 4)
     torch.testing.assert_close(doubled[0, 0, 1:-1, 0, 0], (torch.arange(12.0)[1:-1] + 0.5) / 2 - 0.5)
 

@@ -51,9 +51,9 @@ def test_every_switch_runs_forward_and_backward_through_all_its_parameters(make_
 @pytest.mark.parametrize("stages", [1, 2, 3, 4])
 def test_every_family_runs_with_one_to_four_stages(make_plans, family, stages):
     plans = make_plans(stages, family)
-    network, _ = run(plans, plans.divisor)
+    network, _ = run(plans, plans.divisor[0])
     assert isinstance(network.encoder, SwinEncoder if family == "swin" else ResidualEncoder)
-    assert network.divisor == plans.divisor == 2 ** (stages + 1)
+    assert network.divisor == plans.divisor == (2 ** (stages + 1),) * 3
 
 
 def test_single_streams_build_no_second_decoder_and_no_mac(make_plans):
@@ -106,6 +106,34 @@ def test_an_impossible_encoder_is_refused(make_plans, changes, message):
     plans = make_plans(2, "swin")
     with pytest.raises(PlansError, match=message):
         build_network(replace(plans, encoder=replace(plans.encoder, **changes)))
+
+
+@pytest.mark.parametrize(
+    ("family", "strides", "message"),
+    [
+        ("residual", ((2, 2, 1),), r"encoder.strides is .* 3 triples of 1 and 2"),
+        ("residual", ((4, 2, 1),) * 3, "triples of 1 and 2"),
+        ("swin", ((2, 2, 1), (2, 2, 2), (2, 2, 2)), "a Swin encoder halves all axes"),
+    ],
+)
+def test_impossible_strides_are_refused(make_plans, family, strides, message):
+    with pytest.raises(PlansError, match=message):
+        build_network(make_plans(2, family, strides=strides))
+
+
+def test_a_coarse_axis_may_be_halved_later(make_plans):
+    plans = make_plans(2, strides=((2, 2, 1), (2, 2, 1), (2, 2, 2)), registration_levels=4, correlation_levels=(0, 1))
+    assert plans.divisor == (8, 8, 2)
+    network = build_network(plans)
+    output = network(*torch.rand(2, 1, 1, 16, 24, 6))
+    assert [tuple(field.shape[2:]) for field in output.fields] == [(16, 24, 6), (8, 12, 6), (4, 6, 6), (2, 3, 3)]
+    units = [level.unit.flatten().tolist() for level in network.registration.levels]
+    assert units == [[1, 1, 1], [0.5, 0.5, 1], [0.25, 0.25, 1], [0.125, 0.125, 0.5]]
+    output.displacement.square().sum().backward()
+    for name, parameter in network.registration.named_parameters():
+        assert parameter.grad is not None, name
+    with pytest.raises(ValueError, match=r"multiples of \(8, 8, 2\)"):
+        network(*torch.rand(2, 1, 1, 16, 24, 5))
 
 
 def test_all_contradictions_are_reported_together(make_plans):

@@ -35,7 +35,7 @@ def wave_image(side):
 def make_encoder(family, stages, *, checkpointing=False, in_channels=1):
     if family == "swin":
         return SwinEncoder(in_channels, 4, (2,) * stages, HEADS[:stages], 2, checkpointing)
-    return ResidualEncoder(in_channels, 4, (1,) * stages, checkpointing)
+    return ResidualEncoder(in_channels, 4, (1,) * stages, checkpointing=checkpointing)
 
 
 def test_swin_encoder_computes_what_monai_1_3_2_computes():

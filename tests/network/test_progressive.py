@@ -96,9 +96,10 @@ def test_correlation_finds_the_shift_between_the_features():
 def test_the_unit_scales_what_a_level_adds():
     features = torch.randn(1, 4, 5, 5, 5), torch.randn(1, 4, 5, 5, 5)
     whole = RegistrationLevel(4)
-    half = RegistrationLevel(4, unit=0.5)
+    half = RegistrationLevel(4, unit=(0.5, 0.5, 0.25))
     half.load_state_dict(whole.state_dict())
-    torch.testing.assert_close(half(*features, None, None)[0], 0.5 * whole(*features, None, None)[0])
+    unit = torch.tensor([0.5, 0.5, 0.25]).view(1, 3, 1, 1, 1)
+    torch.testing.assert_close(half(*features, None, None)[0], unit * whole(*features, None, None)[0])
 
 
 @pytest.mark.parametrize("options", [{}, {"correlation": True}, {"integration_steps": 3}, {"checkpointing": True}])

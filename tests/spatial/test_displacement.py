@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from biasreg.spatial.displacement import compose, mm_to_voxels, resize, upsample2, voxels_to_mm
+from biasreg.spatial.displacement import compose, mm_to_voxels, resize, voxels_to_mm
 from biasreg.spatial.warp import identity_grid, warp
 
 SHAPE = (10, 12, 9)
@@ -50,7 +50,7 @@ def test_resizing_keeps_the_physical_displacement():
 
 def test_resizing_a_linear_field_keeps_positions_in_the_common_field_of_view():
     coarse = linear_field([[0.1, 0.0, 0.0], [0.0, 0.0, 0.05], [0.0, 0.0, 0.0]])
-    fine = upsample2(coarse)
+    fine = resize(coarse, [2 * size for size in coarse.shape[2:]])
     expected = 2 * torch.einsum(
         "ab,nbxyz->naxyz",
         torch.tensor([[0.1, 0.0, 0.0], [0.0, 0.0, 0.05], [0.0, 0.0, 0.0]]),
@@ -67,7 +67,12 @@ def test_resizing_to_the_same_grid_changes_nothing(smooth_field):
 
 def test_half_precision_displacements_become_float32():
     half = translation(1.0, 2.0, 3.0).half()
-    for result in (upsample2(half), compose(half, half), voxels_to_mm(half, (1, 1, 1)), mm_to_voxels(half, (1, 1, 1))):
+    for result in (
+        resize(half, [2 * size for size in half.shape[2:]]),
+        compose(half, half),
+        voxels_to_mm(half, (1, 1, 1)),
+        mm_to_voxels(half, (1, 1, 1)),
+    ):
         assert result.dtype == torch.float32
 
 
