@@ -4,16 +4,13 @@ Each combination of encoder and consistency runs in a fresh process, so that non
 """
 
 import argparse
-import ctypes
 import dataclasses
 import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from result_file import RESULTS, warn_if_busy, write_result
@@ -24,9 +21,9 @@ from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective
 from biasreg.network.biasnet import BIASNet, BIASNetOutput
 from biasreg.network.build import build_network
 from biasreg.network.device import autocast, select_device
-from biasreg.planning.memory import BYTES_PER_VOXEL_AND_CHANNEL
 from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Plans
 from biasreg.training.optimization import build_optimizer
+from biasreg.training.step_memory import random_pairs, read_memory, reset_peak
 
 STAGES = ("forward", "objective", "backward", "optimizer")
 
@@ -76,13 +73,6 @@ class StopWatch:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
-
-
-class Memory(NamedTuple):
-    """Memory of a process, or what torch holds of a GPU, in bytes."""
-
-    current: int
-    peak: int
 
 
 def main() -> None:
@@ -143,7 +133,13 @@ def network_of_arguments(arguments: argparse.Namespace) -> NetworkPlans:
     stages = arguments.stages
     heads = tuple(3 * 2**stage for stage in range(stages))
     encoder = EncoderPlans(
-        "swin", "scratch", arguments.feature_size, (arguments.blocks,) * stages, heads, arguments.window
+        "swin",
+        "scratch",
+        arguments.feature_size,
+        (arguments.blocks,) * stages,
+        heads,
+        arguments.window,
+        ((2, 2, 2),) * (stages + 1),
     )
     return NetworkPlans(
         in_channels=1,
@@ -169,7 +165,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     torch.manual_seed(0)
     network = build_network(settings.network).to(device)
     optimizer = build_optimizer(network, 1e-4)
-    batch = random_batch(settings, device)
+    batch = random_pairs(settings.network, settings.size, 1, device)
     reset_peak(device)
     before = read_memory(device).current
     steps = [run_step(network, optimizer, batch, settings.objective) for _ in range(settings.warmup + settings.steps)]
@@ -186,17 +182,6 @@ def measure(settings: Settings) -> dict[str, Any]:
         "peak_memory_gib": round(used / 2**30, 3),
         "bytes_per_voxel_and_channel": round(used / (voxels * settings.network.decoder_channels[0]), 1),
     }
-
-
-def random_batch(settings: Settings, device: torch.device) -> PairBatch:
-    """Make a pair of noise images; each label is a slab across the first axis, so that every label is in both."""
-    shape = (1, settings.network.in_channels, *settings.size)
-    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
-    slabs = torch.arange(settings.size[0], device=device) * settings.network.num_labels // settings.size[0]
-    labels = slabs.view(1, 1, -1, 1, 1).expand(1, 1, *settings.size).contiguous()
-    mask = torch.ones(1, 1, *settings.size, device=device)
-    known = torch.ones(1, dtype=torch.bool, device=device)
-    return PairBatch(images[0], images[1], labels, labels.clone(), known, known, mask, mask)
 
 
 def run_step(
@@ -226,28 +211,6 @@ def run_step(
     return watch.seconds
 
 
-def reset_peak(device: torch.device) -> None:
-    """Forget the peak so far, and give unused memory back to the system."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: reset VmHWM, see proc(5)
-
-
-def read_memory(device: torch.device) -> Memory:
-    """Read the memory in use and its peak; elsewhere than on Linux and CUDA the peak is all that is known."""
-    if device.type == "cuda":
-        return Memory(torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device))
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        current, peak = (int(fields[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-        return Memory(current, peak)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Memory(peak, peak)
-
-
 def print_result(result: dict[str, Any]) -> None:
     stages = ", ".join(f"{stage} {value:.3f}" for stage, value in result["seconds"].items())
     size = "×".join(str(side) for side in result["size"])
@@ -257,7 +220,7 @@ def print_result(result: dict[str, Any]) -> None:
     )
     print(
         f"  peak memory {result['peak_memory_gib']} GiB: {result['bytes_per_voxel_and_channel']:.0f} bytes per voxel "
-        f"and channel (biasreg/planning/memory.py plans with {BYTES_PER_VOXEL_AND_CHANNEL:.0f})"
+        "and channel"
     )
 
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from biasreg.core.errors import PlansError
 from biasreg.core.serialization import from_json, read_json
-from biasreg.planning.plans import DEFAULT_PLANS_NAME, PLANS_SCHEMA_VERSION, Plans
+from biasreg.planning.plans import DEFAULT_PLANS_NAME, PLANS_SCHEMA_VERSION, Configuration, Plans
 from biasreg.planning.splits import Fold
 
 Record = TypeVar("Record")
@@ -84,6 +84,26 @@ def read_dataset_plans(folder: Path, plans_name: str, dataset: str) -> Plans:
             "cases and models of other plans lie under theirs"
         )
     return plans
+
+
+def configuration_of(plans: Plans, name: str, folder: Path) -> Configuration:
+    """Take a configuration by its name.
+
+    Args:
+        plans: The plans.
+        name: Name of the configuration.
+        folder: Folder of the plans, for the message.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        PlansError: If the plans have none of that name.
+    """
+    if name not in plans.configurations:
+        known = ", ".join(plans.configurations)
+        raise PlansError(f"no configuration '{name}' in {folder / plans.plans_name}.json · there is: {known}")
+    return plans.configurations[name]
 
 
 def read_folds(path: Path) -> tuple[Fold, ...]:

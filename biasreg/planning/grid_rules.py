@@ -1,11 +1,10 @@
 """The rules of the canonical grid: each a pure function from facts to one decision and its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-import nibabel
 import numpy as np
 
-from biasreg.core.geometry import Geometry
 from biasreg.planning.decision import Decision
 
 Triple = tuple[float, float, float]
@@ -14,68 +13,72 @@ Shape = tuple[int, int, int]
 ANISOTROPY_THRESHOLD = 3.0  # nnU-Net's
 COARSENING_STEP = 1.02
 EXTENT_PERCENTILE = 95.0
-# The largest residual displacement expected after pre-alignment, as a fraction of the anatomy's extent: room for the
-# moving anatomy at each side of the grid.
-MARGIN_FRACTION = 0.04
+# The margin for anatomy that moves lies between these parts of the anatomy's side. Below, interpolation at the border
+# would lose voxels; above, most of the grid would be margin.
+MARGIN_BOUNDS = (0.04, 0.15)
 # The deepest features must still tell left from right and top from bottom.
 SMALLEST_DEEPEST_SIDE = 3
+# An axis whose voxels are at least this many times as long as the shortest is halved later, as in nnU-Net.
+POOLED_LATER = 2.0
+FEWEST_HALVINGS = 2  # of an encoder with one stage
+NAMED_CASES = 5
 
 
-def world_spacing(geometry: Geometry) -> Triple:
-    """Find a grid's spacing along the world's axes.
+class Layout(NamedTuple):
+    """A grid and its pyramid.
 
-    Args:
-        geometry: The grid.
-
-    Returns:
-        Spacing in mm along x, y, z, each from the array axis that runs along that world axis, or closest to it.
+    Attributes:
+        patch_size: Shape of the grid in voxels.
+        strides: Factor along x, y, z from each level to the next coarser, finest first.
     """
-    world_axes = nibabel.io_orientation(geometry.affine)[:, 0]  # of each array axis, no two alike
-    x, y, z = (geometry.spacing[axis] for axis in np.argsort(world_axes))
-    return x, y, z
+
+    patch_size: Shape
+    strides: tuple[Shape, ...]
+
+    @property
+    def is_isotropic(self) -> bool:
+        """Whether all axes are halved at each level."""
+        return all(step == (2, 2, 2) for step in self.strides)
 
 
-def choose_field_of_view(extents_mm: Sequence[Triple]) -> Decision[Triple]:
-    """Choose the field of view of the canonical grid: the 95th percentile of the anatomy's extents, plus a margin.
+def choose_field_of_view(extents_mm: Mapping[str, Triple], displacement_mm: float, what: str) -> Decision[Triple]:
+    """Choose the field of view of the canonical grid: what both images show, and room for it to move.
 
-    Registration needs the whole field of view at once, unlike segmentation; the percentile keeps one odd case from
-    dictating the grid of all others.
+    Registration needs the whole field of view at once, unlike segmentation. The 95th percentile keeps one odd case from
+    dictating the grid of all others. Each of two images carries half of the displacement between them, so that the
+    margin at each side is half of what is expected, within 4 and 15 % of the side.
 
     Args:
-        extents_mm: Foreground extent of each case along x, y, z in mm.
+        extents_mm: Extent along x, y, z in mm of what each case shows.
+        displacement_mm: Displacement that is expected between two cases in their frames.
+        what: What the extents are of, for the reason.
 
     Returns:
         Side lengths in mm.
     """
-    base = np.percentile(np.array(extents_mm), EXTENT_PERCENTILE, axis=0)
-    x, y, z = (float(side) for side in base * (1 + 2 * MARGIN_FRACTION))
-    larger = sum(1 for extent in extents_mm if any(side > limit for side, limit in zip(extent, (x, y, z), strict=True)))
+    base = np.percentile(np.array(list(extents_mm.values())), EXTENT_PERCENTILE, axis=0)
+    margin = np.clip(displacement_mm / 2, MARGIN_BOUNDS[0] * base, MARGIN_BOUNDS[1] * base)
+    x, y, z = (float(side) for side in base + 2 * margin)
+    larger = [name for name, extent in extents_mm.items() if (np.array(extent) > (x, y, z)).any()]
+    named = ", ".join(larger[:NAMED_CASES]) + (", …" if len(larger) > NAMED_CASES else "")
     why = (
-        f"the 95th percentile of the anatomy's extent and {100 * MARGIN_FRACTION:.0f} % margin at each side; "
-        f"{larger} of {len(extents_mm)} cases are larger"
+        f"the 95th percentile of the extent of {what}, and a margin of {_millimetres(margin)} at each side for a "
+        f"displacement of {displacement_mm:.1f} mm; {len(larger)} of {len(extents_mm)} cases are larger"
     )
-    return Decision((x, y, z), why)
+    return Decision((x, y, z), why + (f" ({named})" if named else ""))
 
 
-def choose_spacing(
-    spacings: Sequence[Triple], field_of_view_mm: Triple, divisor: int, budget_voxels: int
-) -> Decision[Triple]:
-    """Choose the voxel size: nnU-Net's median and anisotropy rule, then coarser until the field of view fits.
-
-    The finest axis is coarsened first, so that voxels become isotropic before they become large. Never finer than the
-    data.
+def choose_spacing(spacings: Sequence[Triple]) -> Decision[Triple]:
+    """Choose the voxel size that the data offer: nnU-Net's median and anisotropy rule.
 
     Args:
         spacings: Spacing of each case along x, y, z in mm.
-        field_of_view_mm: Field of view that must fit.
-        divisor: The grid's sides are padded to multiples of this.
-        budget_voxels: Number of voxels that the device can train on.
 
     Returns:
         Spacing in mm along x, y, z.
 
     Source:
-        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z) for the median and anisotropy rule.
+        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z).
     """
     data = np.array(spacings)
     spacing = np.median(data, axis=0)
@@ -85,14 +88,28 @@ def choose_spacing(
         finer = np.percentile(data[:, worst], 10)
         spacing[worst] = max(finer, np.delete(spacing, worst).max())
         why += f", the 10th percentile along the coarse axis {'xyz'[worst]}"
-    started = spacing.copy()
-    while np.prod(_padded_shape(field_of_view_mm, _rounded_up(spacing), divisor)) > budget_voxels:
-        finest = spacing <= spacing.min() * COARSENING_STEP
-        spacing[finest] *= COARSENING_STEP
-    if (spacing > started).any():
-        why += f", coarsened from {_millimetres(started)} until the field of view fits {budget_voxels} voxels"
-    x, y, z = (float(value) for value in _rounded_up(spacing))
-    return Decision((x, y, z), why)
+    return Decision(_rounded_up(spacing), why)
+
+
+def coarsen(spacing: Triple, fits: Callable[[Triple], bool]) -> Decision[Triple]:
+    """Make voxels coarser until the whole field of view fits the device.
+
+    The finest axis is coarsened first, so that voxels become isotropic before they become large.
+
+    Args:
+        spacing: Spacing to start from, in mm along x, y, z.
+        fits: Tells whether a spacing is coarse enough; true of any that is large.
+
+    Returns:
+        Spacing in mm, never finer than the start.
+    """
+    steps, rounded = np.array(spacing), spacing
+    while not fits(rounded):
+        steps[steps <= steps.min() * COARSENING_STEP] *= COARSENING_STEP
+        rounded = _rounded_up(steps)
+    if rounded == spacing:
+        return Decision(spacing, "")
+    return Decision(rounded, f"coarsened from {_millimetres(spacing)} until the field of view fits the device whole")
 
 
 def is_coarser(spacing: Triple, spacings: Sequence[Triple]) -> bool:
@@ -108,51 +125,66 @@ def is_coarser(spacing: Triple, spacings: Sequence[Triple]) -> bool:
     return bool((np.array(spacing) > np.median(spacings, axis=0) * np.sqrt(COARSENING_STEP)).any())
 
 
-def choose_stages(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decision[int]:
-    """Choose the number of encoder stages: as many as leave three voxels along each side of the deepest features.
+def lay_out(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decision[Layout]:
+    """Choose the pyramid and the grid: the whole field of view, padded to what the pyramid divides.
 
-    Args:
-        field_of_view_mm: Side lengths of the grid in mm.
-        spacing: Voxel size in mm.
-        max_stages: Largest number for this device.
-
-    Returns:
-        Number of stages, at least 1.
-    """
-    smallest = min(side / step for side, step in zip(field_of_view_mm, spacing, strict=True))
-    stages = int(np.floor(np.log2(max(smallest / SMALLEST_DEEPEST_SIDE, 4)))) - 1
-    chosen = max(1, min(stages, max_stages))
-    left = smallest / 2 ** (chosen + 1)
-    why = f"the smallest side has {smallest:.0f} voxels, so that {chosen} stage(s) leave {left:.1f}"
-    return Decision(chosen, why + (" (more would not fit the device)" if stages > max_stages else ""))
-
-
-def choose_patch_size(field_of_view_mm: Triple, spacing: Triple, divisor: int) -> Decision[Shape]:
-    """Choose the grid: the whole field of view, padded to a multiple of the network's divisor.
+    Grids are halved while three voxels are left along each side of the deepest features. Where voxels are twice as long
+    along one axis as along another, the long axis is halved only once the others have caught up, so that features
+    become isotropic; an axis that is too short for more is left as it is.
 
     Args:
         field_of_view_mm: Side lengths in mm.
         spacing: Voxel size in mm.
-        divisor: Divisor of the network's input.
+        max_stages: Largest number of encoder stages for this device.
 
     Returns:
-        Shape in voxels.
+        The layout, with at least two halvings.
     """
-    shape = _padded_shape(field_of_view_mm, np.array(spacing), divisor)
-    return Decision(shape, f"the whole field of view, padded to multiples of {divisor}")
+    sides, steps = np.array(field_of_view_mm) / spacing, np.array(spacing)
+    isotropic = steps.max() / steps.min() < POOLED_LATER
+    strides: list[Shape] = []
+    while len(strides) <= max_stages:
+        can = sides / 2 >= SMALLEST_DEEPEST_SIDE
+        if isotropic:
+            halved = can.all(keepdims=True).repeat(3)
+        else:
+            halved = can & (steps < POOLED_LATER * steps[can].min(initial=np.inf))
+        if not halved.any():
+            break
+        x, y, z = (2 if axis else 1 for axis in halved)
+        strides.append((x, y, z))
+        sides, steps = sides / strides[-1], steps * strides[-1]
+    strides += [(2, 2, 2)] * (FEWEST_HALVINGS - len(strides))
+    divisor = np.prod(strides, axis=0)
+    x, y, z = (int(side) for side in np.ceil(np.array(field_of_view_mm) / spacing / divisor - 1e-6) * divisor)
+    why = f"the whole field of view, padded to multiples of {_by(divisor)}; {len(strides)} halvings leave " + _by(
+        np.array((x, y, z)) // divisor
+    )
+    return Decision(Layout((x, y, z), tuple(strides)), why + ("" if isotropic else "; long axes are halved later"))
 
 
-def _rounded_up(spacing: np.ndarray) -> np.ndarray:
+def rounded_spacing(spacing: Sequence[float]) -> Triple:
+    """Round a spacing that a user gave, as planned ones are.
+
+    Args:
+        spacing: Three numbers in mm.
+
+    Returns:
+        The spacing, never finer.
+    """
+    return _rounded_up(np.array(spacing, dtype=float))
+
+
+def _rounded_up(spacing: np.ndarray) -> Triple:
     """Round to five digits, never to a finer voxel; what is a header's round-off away from a rounder number gets it."""
     unit = 10.0 ** (np.floor(np.log10(spacing)) - 4)
-    rounded: np.ndarray = np.ceil(spacing / unit - 0.01) * unit
-    return rounded.round(12)
-
-
-def _padded_shape(field_of_view_mm: Triple, spacing: np.ndarray, divisor: int) -> Shape:
-    x, y, z = (int(count) * divisor for count in np.ceil(np.array(field_of_view_mm) / spacing / divisor - 1e-6))
+    x, y, z = (float(value) for value in (np.ceil(spacing / unit - 0.01) * unit).round(12))
     return x, y, z
 
 
-def _millimetres(values: np.ndarray) -> str:
+def _by(values: Sequence[int] | np.ndarray) -> str:
+    return "×".join(str(int(value)) for value in values)
+
+
+def _millimetres(values: Sequence[float] | np.ndarray) -> str:
     return "×".join(f"{value:.4g}" for value in values) + " mm"

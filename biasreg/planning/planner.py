@@ -1,21 +1,20 @@
 """From facts to plans: applies each rule once, and keeps its reason."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.errors import DatasetError
 from biasreg.core.serialization import content_hash
-from biasreg.planning import grid_rules, rules
-from biasreg.planning.fingerprint import Fingerprint
-from biasreg.planning.memory import step_memory_gib, voxel_budget
+from biasreg.planning import grid_rules, network_rules, rules
+from biasreg.planning.fingerprint_records import Fingerprint, Triple
+from biasreg.planning.memory import CPU_VOXEL_BUDGET, step_memory_gib, usable_memory_gib
+from biasreg.planning.network_rules import Device, Effort
 from biasreg.planning.plans import (
     AFFINE,
     DEFAULT_PLANS_NAME,
     PLANS_SCHEMA_VERSION,
     AugmentationPlans,
     Configuration,
-    LossWeights,
     NetworkPlans,
     Plans,
     PreprocessingPlans,
@@ -24,6 +23,7 @@ from biasreg.planning.plans import (
 
 FULL_RESOLUTION = "3d_fullres"
 LOW_RESOLUTION = "3d_lowres"
+PLANNED = (FULL_RESOLUTION, LOW_RESOLUTION)
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,28 @@ class Target:
         device: Device that will train.
         memory_gib: Its memory in GiB.
         plans_name: Name of the plans.
+        spacing: Voxel size in mm along x, y, z that the user wants; None for what the rules give.
     """
 
-    device: Literal["cpu", "cuda"]
+    device: Device
     memory_gib: float
     plans_name: str = DEFAULT_PLANS_NAME
+    spacing: Triple | None = None
+
+
+@dataclass(frozen=True)
+class Design:
+    """A configuration with the reason of each decision, and the memory that a training step of it is expected to take.
+
+    Attributes:
+        configuration: The configuration.
+        why: Reasons by rule.
+        memory_gib: Expected peak in GiB.
+    """
+
+    configuration: Configuration
+    why: dict[str, str]
+    memory_gib: float
 
 
 def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Target) -> Plans:
@@ -47,7 +64,7 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
     Args:
         fingerprint: Facts about the training cases.
         dataset: Labels, channels and pairing as the user states them.
-        target: Device and name of the plans.
+        target: Device, name of the plans, and what the user wants otherwise.
 
     Returns:
         The plans, with the reason of each decision under `why`.
@@ -57,24 +74,8 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
     """
     if not fingerprint.cases:
         raise DatasetError(f"{fingerprint.dataset_name} has no training cases · add images to imagesTr")
-    preset = rules.device_preset(target.device)
-    preprocessing, stages, why = _plan_preprocessing(fingerprint, dataset, target, preset.value)
-    has_labels = any(case.label_volumes_mm3 for case in fingerprint.cases)
-    # Labels that dataset.json names but no case shows cannot be learnt: then there is no segmentation head.
-    num_labels = len(preprocessing.label_values) + 1 if has_labels else 1
-    network, network_why = _plan_network(dataset, num_labels, preset.value, stages)
-    training, training_why = _plan_training(fingerprint, preprocessing, preset.value, has_labels=has_labels)
-    voxels = preprocessing.patch_size[0] * preprocessing.patch_size[1] * preprocessing.patch_size[2]
-    predicted = step_memory_gib(voxels, network.decoder_channels[0])
-    coarsened = grid_rules.is_coarser(preprocessing.spacing, _spacings(fingerprint))
-    name = LOW_RESOLUTION if coarsened else FULL_RESOLUTION
-    why = {
-        "device": f"{preset.why}; about {predicted:.1f} of {target.memory_gib:g} GiB expected",
-        "configuration": "the data's own resolution fits" if not coarsened else "full resolution does not fit whole",
-        **why,
-        **network_why,
-        **training_why,
-    }
+    designs = _design_all(_Designer(fingerprint, dataset, target))
+    default = LOW_RESOLUTION if LOW_RESOLUTION in designs else FULL_RESOLUTION
     return Plans(
         schema_version=PLANS_SCHEMA_VERSION,
         plans_name=target.plans_name,
@@ -83,127 +84,184 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
         device=target.device,
         memory_gib=target.memory_gib,
         pairing=dataset.pairing,
-        default_configuration=name,
-        configurations={name: Configuration(preprocessing, network, training)},
-        why=why,
+        default_configuration=default,
+        configurations={name: design.configuration for name, design in designs.items()},
+        why={name: design.why for name, design in designs.items()},
     )
 
 
-def _plan_preprocessing(
-    fingerprint: Fingerprint, dataset: DatasetJson, target: Target, preset: rules.DevicePreset
-) -> tuple[PreprocessingPlans, int, dict[str, str]]:
-    cases = fingerprint.cases
-    budget = voxel_budget(target.device, target.memory_gib, preset.decoder_channels[0])
-    spacing, patch_size, stages, why = _plan_grid(fingerprint, budget, preset.max_stages)
-    modality = rules.choose_modality([case.modality for case in cases])
-    # Further channels, such as the PET of a PET/CT, have a modality of their own.
-    kinds = [modality.value, *(dataset.channel_names[str(index)] for index in range(1, len(dataset.channel_names)))]
-    normalization = [
-        rules.choose_normalization(kind, [case.channels[index] for case in cases]) for index, kind in enumerate(kinds)
-    ]
-    prealignment = rules.choose_prealignment(fingerprint.alignment, dataset.pairing)
-    labels = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
-    why |= {
-        "modality": modality.why,
-        "normalization": "; ".join(dict.fromkeys(decision.why for decision in normalization)),
-        "prealignment": prealignment.why,
+def _design_all(designer: "_Designer") -> dict[str, Design]:
+    """Design the data's own resolution and, where that does not fit the device whole, a coarser one."""
+    target, efforts = designer.target, network_rules.efforts(designer.target.device)
+    own = grid_rules.choose_spacing(designer.spacings)
+    if target.spacing is not None:
+        wanted = grid_rules.rounded_spacing(target.spacing)
+        design = _first_fitting(designer, wanted, "set by the user", efforts)
+        coarse = grid_rules.is_coarser(wanted, designer.spacings)
+        return {
+            LOW_RESOLUTION if coarse else FULL_RESOLUTION: design
+            or designer.design(wanted, efforts[-1], "set by the user")
+        }
+    full = _first_fitting(designer, own.value, own.why, efforts)
+    if full is not None:
+        return {FULL_RESOLUTION: full}
+    coarser = grid_rules.coarsen(own.value, lambda spacing: _first_fitting(designer, spacing, "", efforts) is not None)
+    low = _first_fitting(designer, coarser.value, f"{own.why}, {coarser.why}", efforts)
+    assert low is not None  # coarsening ends with one that fits
+    return {
+        LOW_RESOLUTION: low,
+        FULL_RESOLUTION: designer.design(own.value, efforts[0]._replace(checkpointing=True), own.why),
     }
-    plans = PreprocessingPlans(
-        spacing=spacing,
-        patch_size=patch_size,
-        modality=modality.value,
-        normalization=tuple(decision.value for decision in normalization),
-        prealignment=prealignment.value,
-        reference_case=fingerprint.reference_case if prealignment.value in AFFINE else None,
-        label_values=tuple(value for value, _ in labels),
-        label_names=tuple(name for _, name in labels),
-    )
-    return plans, stages, why
 
 
-def _plan_grid(
-    fingerprint: Fingerprint, budget_voxels: int, max_stages: int
-) -> tuple[grid_rules.Triple, grid_rules.Shape, int, dict[str, str]]:
-    """Decide spacing, patch size and number of stages, which depend on each other."""
-    field_of_view = grid_rules.choose_field_of_view([case.foreground_extent_mm for case in fingerprint.cases])
-    spacings = _spacings(fingerprint)
-    # A deeper pyramid needs a larger divisor, and so more padding: take the deepest that its own grid still allows.
-    for depth in range(max_stages, 0, -1):
-        spacing = grid_rules.choose_spacing(spacings, field_of_view.value, 2 ** (depth + 1), budget_voxels)
-        stages = grid_rules.choose_stages(field_of_view.value, spacing.value, depth)
-        if stages.value == depth:
-            break
-    patch_size = grid_rules.choose_patch_size(field_of_view.value, spacing.value, 2 ** (stages.value + 1))
-    why = {
-        "field_of_view": field_of_view.why,
-        "spacing": spacing.why,
-        "stages": stages.why,
-        "patch_size": patch_size.why,
-    }
-    return spacing.value, patch_size.value, stages.value, why
+def _first_fitting(designer: "_Designer", spacing: Triple, why: str, efforts: tuple[Effort, ...]) -> Design | None:
+    """Design with the best effort that fits the device; None where none does."""
+    designs = (designer.design(spacing, effort, why) for effort in efforts)
+    return next((designer.fill(design) for design in designs if designer.fits(design)), None)
 
 
-def _spacings(fingerprint: Fingerprint) -> list[grid_rules.Triple]:
-    return [grid_rules.world_spacing(case.geometry) for case in fingerprint.cases]
+class _Designer:
+    """Makes configurations of one dataset; what does not depend on the resolution is decided once."""
 
+    def __init__(self, fingerprint: Fingerprint, dataset: DatasetJson, target: Target) -> None:
+        cases = fingerprint.cases
+        self.dataset, self.target = dataset, target
+        self.spacings = [case.world_spacing for case in cases]
+        anatomy = [case.foreground_extent_mm for case in cases]
+        labels = [case.label_extent_mm for case in cases]
+        prealignment = rules.choose_prealignment(fingerprint.pairs, dataset.pairing)
+        crop = rules.choose_crop(anatomy, labels, prealignment.value)
+        shown = {case.identifier: case.foreground_extent_mm for case in cases}
+        if crop.value == "labels":
+            shown = {case.identifier: case.label_extent_mm for case in cases if case.label_extent_mm}
+        displacement = rules.choose_displacement(fingerprint.pairs, prealignment.value, list(shown.values()))
+        field_of_view = grid_rules.choose_field_of_view(shown, displacement.value, f"the {crop.value}")
+        self.displacement_mm, self.field_of_view_mm = displacement.value, field_of_view.value
+        foreground = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
+        self.label_values = tuple(value for value, _ in foreground)
+        self.supervision = network_rules.choose_supervision([case.label_volumes_mm3 for case in cases], len(foreground))
+        self.similarity = rules.choose_similarity([case.modality for case in cases])
+        modality = rules.choose_modality([case.modality for case in cases])
+        # Further channels, such as the PET of a PET/CT, have a modality of their own.
+        kinds = [modality.value, *(dataset.channel_names[str(index)] for index in range(1, len(dataset.channel_names)))]
+        normalization = [
+            rules.choose_normalization(kind, [case.channels[index] for case in cases])
+            for index, kind in enumerate(kinds)
+        ]
+        self.preprocessing = PreprocessingPlans(
+            spacing=(1.0, 1.0, 1.0),
+            patch_size=(1, 1, 1),
+            modality=modality.value,
+            normalization=tuple(decision.value for decision in normalization),
+            prealignment=prealignment.value,
+            crop=crop.value,
+            reference_case=fingerprint.reference_case if prealignment.value in AFFINE else None,
+            label_values=self.label_values,
+            label_names=tuple(name for _, name in foreground),
+        )
+        self.why = {
+            "modality": modality.why,
+            "normalization": "; ".join(dict.fromkeys(decision.why for decision in normalization)),
+            "similarity": self.similarity.why,
+            "supervision": self.supervision.why,
+            "prealignment": prealignment.why,
+            "crop": crop.why,
+            "displacement": displacement.why,
+            "field_of_view": field_of_view.why,
+        }
 
-def _plan_network(
-    dataset: DatasetJson, num_labels: int, preset: rules.DevicePreset, stages: int
-) -> tuple[NetworkPlans, dict[str, str]]:
-    encoder = rules.choose_encoder(preset, stages)
-    segmentation_level = rules.choose_segmentation_level(num_labels)
-    integration = rules.choose_integration(dataset.pairing)
-    levels = rules.registration_levels(stages)
-    correlation = rules.choose_correlation_levels(levels)
-    network = NetworkPlans(
-        in_channels=len(dataset.channel_names),
-        num_labels=num_labels,
-        encoder=encoder.value,
-        decoder_channels=preset.decoder_channels[: stages + 2],
-        registration_levels=levels,
-        segmentation_level=segmentation_level.value,
-        integration_steps=integration.value,
-        correlation_levels=correlation.value,
-        streams="both",
-        biaf=True,
-        mac=True,
-        checkpointing=False,
-    )
-    why = {
-        "encoder": encoder.why,
-        "segmentation_level": segmentation_level.why,
-        "integration": integration.why,
-        "correlation": correlation.why,
-    }
-    return network, why
+    def design(self, spacing: Triple, effort: Effort, why: str) -> Design:
+        """Design a configuration at a spacing, with one pair per step."""
+        layout = grid_rules.lay_out(self.field_of_view_mm, spacing, network_rules.max_stages(self.target.device))
+        network, network_why = self._network(spacing, layout.value, effort)
+        training, training_why = self._training(spacing)
+        preprocessing = replace(self.preprocessing, spacing=spacing, patch_size=layout.value.patch_size)
+        configuration = Configuration(preprocessing, network, training)
+        reasons = {"spacing": why, "patch_size": layout.why, **network_why, **training_why}
+        return self._described(configuration, {**self.why, **reasons})
 
+    def fits(self, design: Design) -> bool:
+        """Tell whether a device can train a design: memory, and on a CPU time."""
+        if self.target.device == "cpu":
+            x, y, z = design.configuration.preprocessing.patch_size
+            if x * y * z > CPU_VOXEL_BUDGET:
+                return False
+        return design.memory_gib <= usable_memory_gib(self.target.device, self.target.memory_gib)
 
-def _plan_training(
-    fingerprint: Fingerprint, preprocessing: PreprocessingPlans, preset: rules.DevicePreset, *, has_labels: bool
-) -> tuple[TrainingPlans, dict[str, str]]:
-    similarity = rules.choose_similarity([case.modality for case in fingerprint.cases])
-    supervised = 1.0 if has_labels else 0.0
-    training = TrainingPlans(
-        epochs=preset.epochs,
-        iterations_per_epoch=preset.iterations_per_epoch,
-        batch_size=1,
-        learning_rate=preset.learning_rate,
-        learning_rate_power=0.9,
-        gradient_clip=12.0,
-        similarity=similarity.value,
-        similarity_window_voxels=9,
-        weights=LossWeights(1.0, 1.0, supervised, supervised, supervised),
-        consistency_warmup=0.1,
-        labels_per_step=preset.labels_per_step,
-        augmentation=AugmentationPlans(
-            shared_rotation_deg=10.0,
-            shared_scaling=0.1,
-            single_rotation_deg=3.0,
-            single_scaling=0.03,
-            single_translation_mm=2.0 * min(preprocessing.spacing),
-            probability=0.5,
-        ),
-        validation_pairs=20,
-    )
-    supervision = "labels of the cases that have them" if has_labels else "none: no case has labels"
-    return training, {"similarity": similarity.why, "supervision": supervision}
+    def fill(self, design: Design) -> Design:
+        """Put more pairs into a step of a small grid, where a GPU has memory left."""
+        best = design
+        if self.target.device == "cuda" and not design.configuration.network.checkpointing:
+            for pairs in range(2, network_rules.MOST_PAIRS + 1):
+                training = replace(design.configuration.training, batch_size=pairs)
+                more = self._described(replace(design.configuration, training=training), design.why)
+                best = more if self.fits(more) else best
+        return best
+
+    def _described(self, configuration: Configuration, why: dict[str, str]) -> Design:
+        memory_gib = step_memory_gib(configuration, self.target.device)
+        limit = usable_memory_gib(self.target.device, self.target.memory_gib)
+        verdict = "fits" if memory_gib <= limit else "does NOT fit"
+        sized = f"{configuration.training.batch_size} pair(s) in a step need {memory_gib:.1f} GiB, which {verdict}"
+        memory = f"{sized} the {limit:.1f} GiB usable of {self.target.memory_gib:g} GiB ({self.target.device})"
+        return Design(configuration, {**why, "memory": memory}, memory_gib)
+
+    def _network(
+        self, spacing: Triple, layout: grid_rules.Layout, effort: Effort
+    ) -> tuple[NetworkPlans, dict[str, str]]:
+        encoder = network_rules.choose_encoder(effort.width, layout)
+        levels = network_rules.choose_levels(self.displacement_mm, spacing, layout)
+        # Labels that dataset.json names but no case shows cannot be learnt: then there is no segmentation head.
+        num_labels = 1 if self.supervision.value == "none" else len(self.label_values) + 1
+        segmentation_level = network_rules.choose_segmentation_level(num_labels)
+        integration = network_rules.choose_integration(self.dataset.pairing)
+        correlation = network_rules.choose_correlation_levels(levels.value)
+        network = NetworkPlans(
+            in_channels=len(self.dataset.channel_names),
+            num_labels=num_labels,
+            encoder=encoder.value,
+            decoder_channels=effort.width.decoder_channels[: len(layout.strides) + 1],
+            registration_levels=levels.value,
+            segmentation_level=segmentation_level.value,
+            integration_steps=integration.value,
+            correlation_levels=correlation.value,
+            streams="both",
+            biaf=True,
+            mac=True,
+            checkpointing=effort.checkpointing,
+        )
+        why = {
+            "encoder": encoder.why,
+            "levels": levels.why,
+            "segmentation_level": segmentation_level.why,
+            "integration": integration.why,
+            "correlation": correlation.why,
+        }
+        return network, why
+
+    def _training(self, spacing: Triple) -> tuple[TrainingPlans, dict[str, str]]:
+        schedule = network_rules.choose_schedule(self.target.device)
+        weights = network_rules.choose_loss_weights(self.supervision.value)
+        training = TrainingPlans(
+            epochs=schedule.value.epochs,
+            iterations_per_epoch=schedule.value.iterations_per_epoch,
+            batch_size=1,
+            learning_rate=schedule.value.learning_rate,
+            learning_rate_power=0.9,
+            gradient_clip=12.0,
+            similarity=self.similarity.value,
+            similarity_window_voxels=9,
+            weights=weights.value,
+            consistency_warmup=0.1,
+            labels_per_step=network_rules.choose_labels_per_step(self.target.device),
+            augmentation=AugmentationPlans(
+                shared_rotation_deg=10.0,
+                shared_scaling=0.1,
+                single_rotation_deg=3.0,
+                single_scaling=0.03,
+                single_translation_mm=2.0 * min(spacing),
+                probability=0.5,
+            ),
+            validation_pairs=20,
+        )
+        return training, {"schedule": schedule.why, "weights": weights.why}

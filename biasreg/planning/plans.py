@@ -1,19 +1,21 @@
 """The plans: every decision that later steps obey, as one frozen record.
 
 `network/build.py`, `training/fold.py`, `inference/predictor.py` and the commands read these records; everything else
-takes plain arguments. Each decision is made once, by a rule of `planning/rules.py`, whose reason stands under `why`.
+takes plain arguments. Each decision is made once, by a rule of `planning/*rules.py`, whose reason stands under `why`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 from biasreg.core.dataset_json import Pairing
 
-PLANS_SCHEMA_VERSION = 2
+PLANS_SCHEMA_VERSION = 3
 DEFAULT_PLANS_NAME = "biasregPlans"
 
 PreAlignment = Literal["none", "center", "affine", "affine_focus"]
 AFFINE: tuple[PreAlignment, ...] = ("affine", "affine_focus")  # those that align to a reference case
+Crop = Literal["anatomy", "labels"]
 NormalizationScheme = Literal["window", "percentile"]
 EncoderFamily = Literal["swin", "residual"]
 Streams = Literal["both", "semantic", "intensity"]
@@ -50,6 +52,8 @@ class PreprocessingPlans:
         modality: Modality that foreground detection and normalisation assume; `mixed` when cases differ.
         normalization: One entry per channel.
         prealignment: How each case is brought into the canonical frame.
+        crop: What the grid covers, and what its centre is the centre of: the `anatomy`, or what the reference case's
+            `labels` show.
         reference_case: The case that all others are aligned to when `prealignment` is `affine`, or `affine_focus`: then
             the affine map is refined for the part of it that its labels show. Else None.
         label_values: The file's value of each foreground label; class k+1 of the network is `label_values[k]`.
@@ -61,6 +65,7 @@ class PreprocessingPlans:
     modality: str
     normalization: tuple[ChannelNormalization, ...]
     prealignment: PreAlignment
+    crop: Crop
     reference_case: str | None
     label_values: tuple[int, ...]
     label_names: tuple[str, ...]
@@ -76,9 +81,11 @@ class EncoderPlans:
         init: Where the weights start. Only `scratch` is known in this version.
         feature_size: Channels of the finest features; doubles with each stage.
         depths: Swin blocks (or residual blocks) per stage. The number of stages fixes the pyramid's depth: the
-            encoder gives `len(depths) + 2` feature maps, at 1, 1/2, ... 1/2^(len(depths)+1) of the grid.
+            encoder gives `len(depths) + 2` feature maps, on the grid and on ever coarser ones, see `strides`.
         heads: Attention heads per stage (unused by `residual`).
         window_size: Side of the attention window in tokens (unused by `residual`).
+        strides: Factor along x, y, z, 1 or 2, from each feature map to the next coarser, finest first; one more than
+            stages. A Swin encoder halves all axes each time; `residual` may halve coarse axes later.
     """
 
     family: EncoderFamily
@@ -87,6 +94,12 @@ class EncoderPlans:
     depths: tuple[int, ...]
     heads: tuple[int, ...]
     window_size: int
+    strides: tuple[tuple[int, int, int], ...]
+
+    def factors(self, level: int) -> tuple[int, int, int]:
+        """How many voxels of the grid one voxel of a level spans along x, y, z."""
+        x, y, z = (math.prod(step[axis] for step in self.strides[:level]) for axis in range(3))
+        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,9 @@ class NetworkPlans:
     checkpointing: bool
 
     @property
-    def divisor(self) -> int:
-        """Side lengths of the input must be multiples of this."""
-        return 2 ** (len(self.encoder.depths) + 1)
+    def divisor(self) -> tuple[int, int, int]:
+        """Side lengths of the input along x, y, z must be multiples of these."""
+        return self.encoder.factors(len(self.encoder.strides))
 
 
 @dataclass(frozen=True)
@@ -217,7 +230,7 @@ class Plans:
         pairing: Which pairs training draws: `inter-subject`, `intra-subject` or `listed`.
         default_configuration: Configuration used when none is named.
         configurations: Configuration by name.
-        why: Reason of each decision, by rule.
+        why: Reason of each decision, by configuration and rule.
     """
 
     schema_version: int
@@ -229,4 +242,4 @@ class Plans:
     pairing: Pairing
     default_configuration: str
     configurations: dict[str, Configuration]
-    why: dict[str, str]
+    why: dict[str, dict[str, str]]

@@ -1,13 +1,14 @@
-"""How well cases lie on each other: what the choice of pre-alignment is measured by."""
+"""How far cases lie from each other, before and after pre-alignment: what plans are chosen by."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from biasreg.core.dataset import Case
 from biasreg.core.geometry import Geometry, apply_affine, index_corners
 from biasreg.core.image_io import Image, read_image, read_labels
-from biasreg.planning.fingerprint import AlignmentScores
+from biasreg.planning.fingerprint_records import DISTANCE_PERCENTILES, Misalignment, PairFingerprint, Triple
 from biasreg.planning.foreground import bounding_box
 from biasreg.preprocessing.prealign import (
     foreground_center,
@@ -15,16 +16,17 @@ from biasreg.preprocessing.prealign import (
     make_reference,
     refine_affine,
     register_affine,
+    register_rigid,
     translation,
 )
-from biasreg.preprocessing.resampling import labels_to_canonical, to_canonical
+from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 
 SCORE_VOXELS_PER_SIDE = 48  # scores are counted on a grid of about this many voxels along the longest side
 SCORE_BINS = 16
 
 
-def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> AlignmentScores:
-    """Score how well one case lies on another without pre-alignment, and under each way of it.
+def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> PairFingerprint:
+    """Measure how far one case lies from another without pre-alignment, and under each way of it.
 
     Args:
         fixed: The case that the other one is laid on.
@@ -32,30 +34,28 @@ def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> Alig
         reference: The case that affine maps lead to; None measures without them.
 
     Returns:
-        The scores: mean Dice of the labels that both show, or without labels how well the intensities of one tell
-        those of the other (Linfoot's informational correlation, 0 to 1).
+        The facts; without labels the score tells how well the intensities of one tell those of the other (Linfoot's
+        informational correlation, 0 to 1), and distances are unknown.
     """
     images = {case.identifier: read_image(case.images[0]) for case in (fixed, moving)}
-    frames = {
-        "none": [np.eye(4)] * 2,
-        "center": [translation(foreground_center(images[c.identifier], c.modality)) for c in (fixed, moving)],
-    }
+    centers = [foreground_center(images[case.identifier], case.modality) for case in (fixed, moving)]
+    frames = {"none": [np.eye(4)] * 2, "center": [translation(center) for center in centers]}
     if reference is not None:
         frames |= _affine_frames(reference, [(case, images[case.identifier]) for case in (fixed, moving)])
     matrices = {name: of_moving @ np.linalg.inv(of_fixed) for name, (of_fixed, of_moving) in frames.items()}
     if fixed.labels and moving.labels:
         labels = read_labels(fixed.labels), read_labels(moving.labels)
-        scores = {name: label_score(*labels, matrix) for name, matrix in matrices.items()}
+        alignments = {name: label_misalignment(*labels, matrix) for name, matrix in matrices.items()}
     else:
         pair = images[fixed.identifier], images[moving.identifier]
-        scores = {name: intensity_score(*pair, matrix) for name, matrix in matrices.items()}
-    return AlignmentScores(
-        case=moving.identifier,
-        none=scores["none"],
-        center=scores["center"],
-        affine=scores.get("affine"),
-        reference=fixed.identifier,
-        focus=scores.get("focus"),
+        alignments = {name: Misalignment(intensity_score(*pair, matrix)) for name, matrix in matrices.items()}
+    grids = images[moving.identifier].geometry, images[fixed.identifier].geometry
+    return PairFingerprint(
+        moving=moving.identifier,
+        fixed=fixed.identifier,
+        overlap=float(field_of_view(*grids, np.eye(4)).mean()),
+        center_offset_mm=float(np.linalg.norm(centers[1] - centers[0])),
+        alignments=alignments,
     )
 
 
@@ -69,15 +69,17 @@ def _affine_frames(reference: Case, cases: Sequence[tuple[Case, Image]]) -> dict
         if case.identifier == reference.identifier:
             matrix = refined = translation(foreground_center(image, reference.modality))
         else:
-            matrix = register_affine(hub.image, own, case.modality)
-            refined = matrix if hub.focus is None else refine_affine(hub.image, own, case.modality, hub.focus, matrix)
+            pair = hub.image, own, case.modality
+            rigid = register_rigid(*pair)
+            matrix = register_affine(*pair, rigid)
+            refined = matrix if hub.focus is None else refine_affine(*pair, hub.focus, rigid)
         affine.append(matrix)
         focus.append(refined)
-    return {"affine": affine} if hub.focus is None else {"affine": affine, "focus": focus}
+    return {"affine": affine} if hub.focus is None else {"affine": affine, "affine_focus": focus}
 
 
-def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
-    """Measure the mean Dice of the labels that two label maps share.
+def label_misalignment(fixed: Image, moving: Image, matrix: np.ndarray) -> Misalignment:
+    """Measure the overlap and the distances of the labels that two label maps share.
 
     Args:
         fixed: Fixed label map.
@@ -85,21 +87,45 @@ def label_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:
         matrix: (4, 4), fixed world (RAS mm) to moving world.
 
     Returns:
-        0 to 1; 0 without a common label.
+        Mean Dice, and percentiles of the distances between centroids and between surfaces; Dice 0 and no distances
+        without a common label.
     """
     values = [int(value) for value in np.intersect1d(fixed.array, moving.array) if value > 0]
     if not values:
-        return 0.0
+        return Misalignment(0.0)
     boxes = [index_corners(image.geometry, bounding_box(image.array > 0)) for image in (fixed, moving)]
     corners = np.concatenate([boxes[0], apply_affine(np.linalg.inv(matrix), boxes[1])])
     grid, frame = _score_grid(corners, fixed.geometry)
     first = labels_to_canonical(fixed.array, fixed.geometry, grid, frame, values)
     second = labels_to_canonical(moving.array, moving.geometry, grid, matrix @ frame, values)
-    scores = []
-    for index in range(1, len(values) + 1):
-        size = np.count_nonzero(first == index) + np.count_nonzero(second == index)
-        scores.append(2 * np.count_nonzero((first == index) & (second == index)) / size if size else 0.0)
-    return float(np.mean(scores))
+    pairs = [(first == index, second == index) for index in range(1, len(values) + 1)]
+    dice = [2 * int((a & b).sum()) / max(int(a.sum()) + int(b.sum()), 1) for a, b in pairs]
+    seen = [(a, b) for a, b in pairs if a.any() and b.any()]  # what is thinner than a voxel may be lost
+    return Misalignment(
+        score=float(np.mean(dice)),
+        centroid_mm=_percentiles([_centroid_distance(a, b) * grid.spacing[0] for a, b in seen]),
+        surface_mm=_percentiles([distance * grid.spacing[0] for a, b in seen for distance in _surface_distances(a, b)]),
+    )
+
+
+def _centroid_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Distance between the centroids of two masks in voxels."""
+    centroids = [np.array(ndimage.center_of_mass(mask)) for mask in (first, second)]
+    return float(np.linalg.norm(centroids[1] - centroids[0]))
+
+
+def _surface_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances in voxels from each surface voxel of one mask to the surface of the other, both ways."""
+    surfaces = [mask & ~ndimage.binary_erosion(mask) for mask in (first, second)]
+    maps = [ndimage.distance_transform_edt(~surface) for surface in surfaces]
+    return np.concatenate([maps[1][surfaces[0]], maps[0][surfaces[1]]])
+
+
+def _percentiles(values: Sequence[float]) -> Triple | None:
+    if not len(values):
+        return None
+    half, most, all_ = (round(float(value), 3) for value in np.percentile(values, DISTANCE_PERCENTILES))
+    return half, most, all_
 
 
 def intensity_score(fixed: Image, moving: Image, matrix: np.ndarray) -> float:

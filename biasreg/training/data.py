@@ -21,8 +21,10 @@ from batchgenerators.transforms.color_transforms import (
 )
 from batchgenerators.transforms.noise_transforms import GaussianBlurTransform, GaussianNoiseTransform
 
+from biasreg.core.geometry import Geometry
 from biasreg.losses.objective import PairBatch
 from biasreg.planning.pairing import Pair
+from biasreg.preprocessing.resampling import labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import load_image, load_labels, load_mask
 from biasreg.training.sampling import PairSampler
 
@@ -60,6 +62,28 @@ class HostBatch(NamedTuple):
     pairs: tuple[Pair, ...]
 
 
+class Regrid(NamedTuple):
+    """A change of grid around the same centre, in the canonical frame.
+
+    Attributes:
+        source: The grid of the stored cases.
+        target: The coarser grid that they are trained on.
+    """
+
+    source: Geometry
+    target: Geometry
+
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """Bring (C, X, Y, Z) to (C, X', Y', Z'), float32."""
+        return np.stack([to_canonical(channel, *self, np.eye(4), fill=0.0) for channel in image])
+
+    def classes(self, labels: np.ndarray) -> np.ndarray:
+        """Bring classes (X, Y, Z) to (X', Y', Z'), inventing none."""
+        values = [int(value) for value in np.unique(labels) if value > 0]
+        found = labels_to_canonical(labels, *self, np.eye(4), values)
+        return np.array([0, *values], dtype=labels.dtype)[found]
+
+
 @dataclass(frozen=True)
 class CaseSource:
     """Where preprocessed cases are read from.
@@ -67,23 +91,28 @@ class CaseSource:
     Attributes:
         folder: Folder of the preprocessed cases of one configuration.
         annotated: Whether each case has labels.
+        regrid: Change of grid, where training had to fall back to a coarser one.
     """
 
     folder: Path
     annotated: Mapping[str, bool]
+    regrid: Regrid | None = None
 
     def image(self, case: str) -> np.ndarray:
         """Read an image as float32 (C, X, Y, Z), in [0, 1]."""
-        return np.array(load_image(self.folder, case), dtype=np.float32)
+        image = np.array(load_image(self.folder, case), dtype=np.float32)
+        return self.regrid.image(image) if self.regrid else image
 
     def labels(self, case: str) -> np.ndarray:
         """Read the classes (1, X, Y, Z) of a case, uint8 or int32 (torch has no arithmetic for uint16)."""
         labels = load_labels(self.folder, case)
+        labels = self.regrid.classes(labels) if self.regrid else labels
         return np.array(labels, dtype=np.uint8 if labels.dtype == np.uint8 else np.int32)[None]
 
     def mask(self, case: str) -> np.ndarray:
         """Read where an image has values, uint8 (1, X, Y, Z)."""
-        return np.array(load_mask(self.folder, case))[None]
+        mask = load_mask(self.folder, case)
+        return np.array(self.regrid.classes(mask) if self.regrid else mask)[None]
 
     def batch(self, pairs: tuple[Pair, ...]) -> HostBatch:
         """Read pairs, without augmentation."""

@@ -3,7 +3,7 @@
 import functools
 import logging
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +12,6 @@ import biasreg
 from biasreg.core.errors import CheckpointError, InputError
 from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
-from biasreg.losses.objective import ObjectiveSettings
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import (
     BEST,
@@ -24,9 +23,11 @@ from biasreg.network.checkpoint import (
     load_checkpoint,
 )
 from biasreg.network.device import select_device
+from biasreg.planning.fallback import fallbacks
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
 from biasreg.preprocessing.reference_files import reference_hash
 from biasreg.training.data import CaseSource, LoaderSettings
+from biasreg.training.fit import Fitted, fit_to_device
 from biasreg.training.observers import (
     LOG_FILE,
     METRICS_FILE,
@@ -37,10 +38,19 @@ from biasreg.training.observers import (
     run_log,
 )
 from biasreg.training.optimization import build_optimizer
+from biasreg.training.step_memory import objective_settings
 from biasreg.training.trainer import VALIDATION_FILE, Home, Recipe, Trainer, TrainingData
 from biasreg.training.validation import Validation
 from biasreg.training.workers import default_workers, open_batches
-from biasreg.training.workspace import FoldData, FoldName, Workspace, open_workspace, publish, read_fold_data
+from biasreg.training.workspace import (
+    FoldData,
+    FoldName,
+    Workspace,
+    agreed_configuration,
+    open_workspace,
+    publish,
+    read_fold_data,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +120,8 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
     checkpoint = _starting_point(folder, workspace.configuration, reference, options)
     device = select_device(options.device)
     data = read_fold_data(workspace, fold)
+    fitted = fit_to_device(agreed_configuration(workspace, fold), device) if checkpoint is None else None
+    workspace = replace(workspace, used=_used(fitted, checkpoint))
     new_run = RunSettings(fold, *_length(workspace, options), content_hash(data.fold))
     identity = Identity(
         dataset_name=workspace.plans.dataset_name,
@@ -124,6 +136,8 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
     _clear(folder, everything=options.overwrite)
     with run_log(folder):
         _log_beginning(trainer, data)
+        if fitted:
+            _log_fit(fitted)
         if checkpoint is not None:
             trainer.restore(checkpoint)
             logger.info("resumed after %d of %d iterations", trainer.progress.iteration, trainer.recipe.iterations)
@@ -144,7 +158,9 @@ def _starting_point(
         if not path.is_file():
             start = "--overwrite instead of --c starts" if (folder / BEST).exists() else "leave --c out to start"
             raise CheckpointError(f"there is nothing to resume: no {path} · {start} training")
-        checkpoint = load_checkpoint(path, content_hash(configuration))
+        known = [configuration, *(smaller.configuration for smaller in fallbacks(configuration))]
+        trained = load_checkpoint(path, lazy=True).identity.configuration
+        checkpoint = load_checkpoint(path, content_hash(trained if trained in known else configuration))
         check_reference(path, checkpoint.identity, reference)
         return checkpoint
     existing = next((folder / name for name in (LATEST, BEST) if (folder / name).exists()), None)
@@ -154,6 +170,13 @@ def _starting_point(
             f"this fold was trained before: {existing} · {resume}--overwrite throws it away and starts anew"
         )
     return None
+
+
+def _used(fitted: Fitted | None, checkpoint: Checkpoint | None) -> Configuration | None:
+    """The configuration that is trained: that of the checkpoint to resume, or what fits the device."""
+    if checkpoint is not None:
+        return checkpoint.identity.configuration
+    return fitted.configuration if fitted is not None else None
 
 
 def _length(workspace: Workspace, options: TrainingOptions) -> tuple[int, int, int]:
@@ -221,19 +244,12 @@ def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOpt
         consistency_warmup=plans.consistency_warmup,
         validate_every=options.validate_every,
         augmentation=plans.augmentation,
-        objective=ObjectiveSettings(
-            similarity=plans.similarity,
-            window=plans.similarity_window_voxels,
-            weights=plans.weights,
-            spacing=configuration.preprocessing.spacing,
-            num_labels=configuration.network.num_labels,
-            labels_per_step=plans.labels_per_step,
-        ),
+        objective=objective_settings(configuration),
     )
 
 
 def _training_data(workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None) -> TrainingData:
-    source = CaseSource(workspace.cases_folder, data.annotated)
+    source = CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
     settings = LoaderSettings(
         batch_size=workspace.configuration.training.batch_size,
         seed=recipe.seed,
@@ -251,6 +267,13 @@ def _clear(folder: Path, *, everything: bool) -> None:
     names = [path.name for path in folder.glob(".*-checkpoint_*.pth")]
     for name in (*names, *(RUN_FILES if everything else ())):
         (folder / name).unlink(missing_ok=True)
+
+
+def _log_fit(fitted: Fitted) -> None:
+    measured = f"{fitted.measured_gib:.2f} GiB measured" if fitted.measured_gib else "not measured on this device"
+    logger.info("memory of a training step: %.2f GiB predicted, %s", fitted.predicted_gib, measured)
+    if fitted.steps:
+        logger.warning("the plans did not fit; this run goes without: %s", "; ".join(fitted.steps))
 
 
 def _log_beginning(trainer: Trainer, data: FoldData) -> None:

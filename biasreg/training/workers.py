@@ -22,6 +22,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 
 from biasreg.core.errors import BiasregError, TrainingError
+from biasreg.core.parallel import die_with_parent
 from biasreg.training.data import CaseSource, HostBatch, LoaderSettings, make_batch
 from biasreg.training.sampling import PairSampler
 
@@ -89,7 +90,7 @@ class _PairLoader(SlimDataLoaderBase):
         for number in (signal.SIGINT, signal.SIGTERM):  # terminals and schedulers tell the whole group,
             signal.signal(number, signal.SIG_IGN)  # but it is the trainer that decides
         torch.set_num_threads(1)
-        threading.Thread(target=_die_with_parent, daemon=True).start()
+        threading.Thread(target=die_with_parent, daemon=True).start()
 
     def generate_train_batch(self) -> HostBatch | _Failure:
         """Make the next batch; a failure is sent as a message, since an exception would only be printed."""
@@ -140,14 +141,6 @@ class _Workers(MultiThreadedAugmenter):
         self._queues, self._processes = [], []
         self.pin_memory_queue = self.pin_memory_thread = None
         self.was_initialized = False
-
-
-def _die_with_parent() -> None:
-    """End this worker when the training process is gone, however it ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _checked(augmenter: SingleThreadedAugmenter | MultiThreadedAugmenter) -> Iterator[HostBatch]:

@@ -2,16 +2,26 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from biasreg.core.dataset_json import DATASET_FILE, PairNames
 from biasreg.core.errors import DatasetError, InputError, PlansError
+from biasreg.core.geometry import Geometry
 from biasreg.core.paths import Roots, find_dataset
-from biasreg.core.serialization import atomic_write, file_hash, from_json, read_json, to_json
+from biasreg.core.serialization import atomic_write, file_hash, from_json, read_json, to_json, write_record
 from biasreg.inference.models import trained_folds
-from biasreg.planning.files import PLANS_FILE, SPLITS_FILE, command_line, read_dataset_plans, read_folds
+from biasreg.planning.consistency import check_configuration
+from biasreg.planning.fallback import fallbacks
+from biasreg.planning.files import (
+    PLANS_FILE,
+    SPLITS_FILE,
+    command_line,
+    configuration_of,
+    read_dataset_plans,
+    read_folds,
+)
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration, Plans
 from biasreg.planning.splits import Fold
@@ -21,6 +31,7 @@ from biasreg.preprocessing.storage import (
     configuration_folder,
     read_stored_case,
 )
+from biasreg.training.data import Regrid
 from biasreg.training.sampling import PairSampler, select_pairs
 from biasreg.training.validation import HeldOut
 
@@ -38,6 +49,7 @@ class Workspace:
         cases_folder: Preprocessed cases of that configuration.
         model_folder: Folder of the model, which holds a folder per fold.
         dataset: Dataset id or name as the user gave it, for messages.
+        used: What is trained in place of the planned configuration, where that did not fit the device.
     """
 
     dataset_folder: Path
@@ -46,21 +58,39 @@ class Workspace:
     cases_folder: Path
     model_folder: Path
     dataset: str
+    used: Configuration | None = None
+
+    @property
+    def planned(self) -> Configuration:
+        """The configuration as it was planned, and preprocessed."""
+        return self.plans.configurations[self.configuration_name]
 
     @property
     def configuration(self) -> Configuration:
         """The configuration that is trained."""
-        return self.plans.configurations[self.configuration_name]
+        return self.used or self.planned
+
+    @property
+    def published_plans(self) -> Plans:
+        """The plans with the configuration that is trained."""
+        configurations = {**self.plans.configurations, self.configuration_name: self.configuration}
+        return replace(self.plans, configurations=configurations)
+
+    @property
+    def coarser_grid(self) -> Regrid | None:
+        """From the grid of the preprocessed cases to the coarser one that is trained on, where they differ."""
+        both = (self.planned.preprocessing, self.configuration.preprocessing)
+        own, coarse = (Geometry.centered(made.patch_size, made.spacing) for made in both)
+        return None if own == coarse else Regrid(own, coarse)
 
     @property
     def remedy(self) -> str:
         """What makes the preprocessed cases anew, for messages."""
         name = self.plans.plans_name
-        command = f"run `{command_line('biasreg_preprocess', self.dataset, name)}`"
+        command = command_line("biasreg_preprocess", self.dataset, name)
         if self.configuration_name == self.plans.default_configuration:
-            return command
-        path = self.dataset_folder / f"{name}.json"
-        return f"set default_configuration to '{self.configuration_name}' in {path}, and {command}"
+            return f"run `{command}`"
+        return f"run `{command} -c {self.configuration_name}`"
 
     def fold_folder(self, fold: FoldName) -> Path:
         """Folder of a fold's results."""
@@ -108,9 +138,7 @@ def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: s
         raise DatasetError(f"{error} · it is not preprocessed; run `{command}`") from error
     plans = read_dataset_plans(folder, plans_name, dataset)
     name = configuration or plans.default_configuration
-    if name not in plans.configurations:
-        known = ", ".join(plans.configurations)
-        raise PlansError(f"no configuration '{name}' in {folder / plans_name}.json · there is: {known}")
+    check_configuration(name, configuration_of(plans, name, folder))
     workspace = Workspace(
         dataset_folder=folder,
         plans=plans,
@@ -213,6 +241,26 @@ def choose_validation(
     return (), "none"
 
 
+def agreed_configuration(workspace: Workspace, fold: FoldName) -> Configuration:
+    """Find the configuration to start from: the planned one, or what other folds of the model had to fall back to.
+
+    Args:
+        workspace: The workspace.
+        fold: The fold about to be trained.
+
+    Returns:
+        The configuration; folds of one model share theirs.
+    """
+    planned, path = workspace.planned, workspace.model_folder / PLANS_FILE
+    others = {found.parent.name for found in trained_folds(workspace.model_folder).values()}
+    if path.is_file() and others - {workspace.fold_folder(fold).name}:
+        published = read_json(path).get("configurations", {}).get(workspace.configuration_name)
+        for smaller in fallbacks(planned):
+            if to_json(smaller.configuration) == published:
+                return smaller.configuration
+    return planned
+
+
 def publish(workspace: Workspace, fold: FoldName) -> None:
     """Copy what prediction needs into the model folder: plans, dataset.json, and the reference if there is one.
 
@@ -224,7 +272,7 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         PlansError: If the model folder holds folds that were trained with another configuration or reference image.
     """
     _check_other_folds(workspace, fold)
-    _copy(workspace.dataset_folder / f"{workspace.plans.plans_name}.json", workspace.model_folder / PLANS_FILE)
+    write_record(workspace.model_folder / PLANS_FILE, workspace.published_plans)
     _copy(workspace.dataset_folder / DATASET_FILE, workspace.model_folder / DATASET_FILE)
     copy_reference(workspace.cases_folder, workspace.model_folder, workspace.configuration.preprocessing)
 

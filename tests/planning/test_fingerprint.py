@@ -5,23 +5,14 @@ import numpy as np
 import pytest
 
 from biasreg.core.dataset import Case, read_dataset
-from biasreg.core.dataset_json import DatasetJson, PairNames
+from biasreg.core.dataset_json import PairNames
 from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry, apply_affine, index_corners, world_box
 from biasreg.core.image_io import write_image
+from biasreg.core.points_io import Points, write_points
 from biasreg.core.serialization import from_json, to_json, write_json
-from biasreg.planning.fingerprint import (
-    AlignmentScores,
-    CaseFingerprint,
-    ChannelStatistics,
-    Fingerprint,
-    choose_reference,
-    dataset_hash,
-    describe_case,
-    extract_fingerprint,
-    sample_pairs,
-    source_hash,
-)
+from biasreg.planning.fingerprint import dataset_hash, describe_case, extract_fingerprint, source_hash, world_spacing
+from biasreg.planning.fingerprint_records import Fingerprint, Misalignment, PairFingerprint
 
 SHAPE = (20, 16, 12)
 
@@ -98,7 +89,20 @@ def test_labels_are_weighed_in_cubic_millimetres_by_their_value_in_the_file(writ
     labels[5, 5, 5] = 7
     facts = describe_case(write_case(array=block(), labels=labels), (7, 900, 2035))
     assert facts.label_volumes_mm3 == {"7": 3.0, "2035": 72.0}
-    assert describe_case(write_case(array=block()), (7,)).label_volumes_mm3 is None
+    assert facts.label_extent_mm == pytest.approx((6.0, 9.0, 12.0))
+    stray = describe_case(write_case(array=block(), labels=labels), (900,))
+    assert (stray.label_volumes_mm3, stray.label_extent_mm) == ({}, None)
+    bare = describe_case(write_case(array=block()), (7,))
+    assert (bare.label_volumes_mm3, bare.label_extent_mm) == (None, None)
+
+
+def test_the_field_of_view_and_the_number_of_landmarks_are_facts(write_case, tmp_path):
+    points = tmp_path / "a.csv"
+    write_points(points, Points(("p", "q"), np.zeros((2, 3))))
+    facts = describe_case(replace(write_case(array=block()), landmarks=points), ())
+    assert facts.field_of_view_mm == pytest.approx((20.0, 24.0, 24.0))
+    assert facts.landmarks == 2
+    assert describe_case(write_case(array=block()), ()).landmarks is None
 
 
 def test_the_foreground_may_be_found_without_trusting_the_modality_of_the_case(write_case):
@@ -129,91 +133,22 @@ def test_voxels_in_a_file_of_their_own_enter_the_hash(write_case, tmp_path):
     assert len(hashes) == 2
 
 
+def test_spacing_is_given_along_the_axes_of_the_world():
+    affine = np.array([[0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
+    assert world_spacing(Geometry.from_affine(affine, (4, 4, 4))) == pytest.approx((3.0, 1.0, 2.0))
+
+
+def test_each_array_axis_counts_once_however_oblique_the_grid():
+    half = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]]) * [1.0, 4.0, 2.0]
+    assert sorted(world_spacing(Geometry.from_affine(affine, (4, 4, 4)))) == pytest.approx([1.0, 2.0, 4.0])
+
+
 def test_channels_on_different_grids_are_refused(write_case):
     case, other = write_case(array=block()), write_case("b", array=block(), geometry=oblique())
     with pytest.raises(GeometryError, match="different grids"):
         describe_case(replace(case, images=case.images + other.images), ())
-
-
-def facts(name, extent, labelled=True):
-    statistics = ChannelStatistics(0.0, (0.0,) * 5, 1.0, 0.5, 0.1)
-    geometry = Geometry.centered(SHAPE, (1.0, 1.0, 1.0))
-    volumes = {"1": 5.0} if labelled else None
-    return CaseFingerprint(name, name, "MRI", geometry, (0.0, 0.0, 0.0), extent, (statistics,), volumes, "hash")
-
-
-def test_the_reference_is_the_most_typical_case_and_has_labels_if_any_has():
-    extents = {"a": (100.0,) * 3, "b": (50.0,) * 3, "c": (98.0,) * 3, "d": (200.0,) * 3, "e": (97.0,) * 3}
-    assert choose_reference([facts(name, extent) for name, extent in extents.items()]) == "c"
-    assert choose_reference([facts(name, extent, labelled=name in "bd") for name, extent in extents.items()]) == "b"
-    assert choose_reference([facts(name, extent, labelled=False) for name, extent in extents.items()]) == "c"
-    assert choose_reference([facts("z", (5.0,) * 3), facts("y", (5.0,) * 3)]) == "y"
-
-
-@pytest.fixture
-def cases(tmp_path):
-    def make(count, labelled=(), per_subject=1):
-        return [
-            Case(
-                f"c{number:02d}",
-                f"s{number // per_subject}",
-                "MRI",
-                (),
-                tmp_path if number in labelled else None,
-                None,
-                None,
-            )
-            for number in range(count)
-        ]
-
-    return make
-
-
-def make_json(pairing, pairs=()):
-    names = tuple(PairNames(moving, fixed) for moving, fixed in pairs)
-    return DatasetJson("Tiny", {"0": "MRI"}, {"background": 0}, ".nii.gz", pairing, pairs=names)
-
-
-def identifiers(pairs):
-    return [(first.identifier, second.identifier) for first, second in pairs]
-
-
-def test_between_subjects_evenly_spaced_cases_are_laid_on_the_reference(cases):
-    pairs = identifiers(sample_pairs(cases(40), "c03", make_json("inter-subject")))
-    assert len(pairs) == 8
-    assert {first for first, _ in pairs} == {"c03"}
-    others = [int(second[1:]) for _, second in pairs]
-    assert others == sorted(others)
-    assert (others[0], others[-1]) == (0, 39)
-    assert "c03" not in [second for _, second in pairs]
-    assert identifiers(sample_pairs(cases(3), "c01", make_json("inter-subject"))) == [("c01", "c00"), ("c01", "c02")]
-    assert sample_pairs(cases(1), "c00", make_json("inter-subject")) == []
-
-
-def test_within_subjects_a_case_is_laid_on_the_first_of_its_subject(cases):
-    assert identifiers(sample_pairs(cases(6, per_subject=3), "c04", make_json("intra-subject"))) == [
-        ("c00", "c01"),
-        ("c00", "c02"),
-        ("c03", "c04"),
-        ("c03", "c05"),
-    ]
-    assert sample_pairs(cases(4), "c00", make_json("intra-subject")) == []
-
-
-def test_listed_pairs_are_laid_on_each_other_as_they_are_registered(cases):
-    listed = [("c04", "c01"), ("c04", "c02"), ("c00", "c03")]
-    pairs = sample_pairs(cases(6), "c05", make_json("listed", listed))
-    assert identifiers(pairs) == [(fixed, moving) for moving, fixed in listed]
-    labelled = sample_pairs(cases(6, labelled=(0, 3, 4)), "c05", make_json("listed", listed))
-    assert identifiers(labelled) == [("c03", "c00")]
-    many = [(f"c{number:02d}", f"c{number + 1:02d}") for number in range(30)]
-    assert len(sample_pairs(cases(31), "c05", make_json("listed", many))) == 8
-
-
-def test_pairs_with_labels_are_preferred(cases):
-    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11)), "c07", make_json("inter-subject")))
-    assert pairs == [("c07", "c03"), ("c07", "c11")]
-    assert len(sample_pairs(cases(20, labelled=(3,)), "c07", make_json("inter-subject"))) == 8
 
 
 @pytest.fixture
@@ -230,18 +165,18 @@ def raw(tmp_path, write_case):
 
 def measure(fixed, moving, reference):
     assert fixed.modality == moving.modality == reference.modality
-    return AlignmentScores(moving.identifier, 0.1, 0.2, 0.3, f"{fixed.identifier} {moving.modality}")
+    return PairFingerprint(moving.identifier, fixed.identifier, 0.5, 3.0, {moving.modality: Misalignment(0.1)})
 
 
-def extract(folder):
+def extract(folder, measure=measure, cache=None):
     with ThreadPoolExecutor(2) as executor:
-        return extract_fingerprint(read_dataset(folder), measure, executor)
+        return extract_fingerprint(read_dataset(folder), measure, executor, cache)
 
 
 def test_the_same_files_give_the_same_facts_which_survive_being_written(raw):
     first = extract(raw)
     assert [case.identifier for case in first.cases] == ["c0", "c1", "c2"]
-    assert [scores.case for scores in first.alignment] == [
+    assert [pair.moving for pair in first.pairs] == [
         name for name in ("c0", "c1", "c2") if name != first.reference_case
     ]
     assert extract(raw) == first
@@ -253,7 +188,7 @@ def test_the_alignment_of_every_listed_pair_is_measured_and_a_change_of_pairs_is
     pairs = [{"moving": "c0", "fixed": "c1"}, {"moving": "c0", "fixed": "c2"}]
     write_json(raw / "dataset.json", content | {"pairing": "listed", "pairs": pairs})
     fingerprint = extract(raw)
-    assert [(scores.case, scores.reference.split()[0]) for scores in fingerprint.alignment] == [
+    assert [(pair.moving, pair.fixed) for pair in fingerprint.pairs] == [
         ("c0", "c1"),
         ("c0", "c2"),
     ]
@@ -267,7 +202,30 @@ def test_mixed_modalities_are_facts_of_the_cases_but_foreground_and_alignment_as
     write_json(path, content | {"modalities": {"c0": "CT"}})
     fingerprint = extract(raw)
     assert [case.modality for case in fingerprint.cases] == ["CT", "MRI", "MRI"]
-    assert {scores.reference.split()[1] for scores in fingerprint.alignment} == {"mixed"}
+    assert {name for pair in fingerprint.pairs for name in pair.alignments} == {"mixed"}
+
+
+def test_what_is_known_is_not_looked_at_again_and_what_has_changed_is(raw, tmp_path):
+    measured = []
+
+    def count(fixed, moving, reference):
+        measured.append(moving.identifier)
+        return measure(fixed, moving, reference)
+
+    cache = tmp_path / "cache"
+    first = extract(raw, count, cache)
+    assert extract(raw, count, cache) == first == extract(raw)
+    assert len(measured) == 2
+    assert sorted(path.name for path in cache.glob("*.json")) == ["c0.json", "c1.json", "c2.json"]
+    moving = first.pairs[0].moving
+    write_image(raw / "imagesTr" / f"{moving}.nii.gz", block(50.0), oblique())
+    (cache / f"{first.pairs[1].moving}.json").write_text("cut of")
+    changed = extract(raw, count, cache)
+    assert measured[2:] == [moving]
+    assert changed == extract(raw)
+    assert [a != b for a, b in zip(first.cases, changed.cases, strict=True)] == [
+        case.identifier == moving for case in first.cases
+    ]
 
 
 def test_a_broken_file_is_named_with_its_case(raw):

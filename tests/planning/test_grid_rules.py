@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from biasreg.core.geometry import Geometry
 from biasreg.planning import grid_rules
 
 ISOTROPIC = [(1.0, 1.0, 1.0)] * 5
@@ -22,11 +21,26 @@ def test_a_plan_is_coarser_than_the_data_if_it_is_along_any_axis(spacing, expect
     assert grid_rules.is_coarser(spacing, [(0.5, 1.0, 2.0), (1.0, 1.0, 3.0), (2.0, 1.0, 4.0)]) == expected
 
 
-def test_one_odd_case_does_not_dictate_the_field_of_view_and_is_counted():
-    extents = [(100.0, 100.0, 100.0)] * 40 + [(500.0, 100.0, 100.0)]
-    decision = grid_rules.choose_field_of_view(extents)
+def test_one_odd_case_does_not_dictate_the_field_of_view_and_is_named():
+    extents = {f"c{number}": (100.0, 100.0, 100.0) for number in range(40)} | {"odd": (500.0, 100.0, 100.0)}
+    decision = grid_rules.choose_field_of_view(extents, 10.0, "the anatomy")
     assert decision.value[0] < 120
-    assert "1 of 41 cases are larger" in decision.why
+    assert "1 of 41 cases are larger (odd)" in decision.why
+
+
+@pytest.mark.parametrize(("displacement", "side"), [(10.0, 110.0), (0.0, 108.0), (90.0, 130.0)])
+def test_the_margin_is_half_of_the_expected_displacement_within_bounds(displacement, side):
+    decision = grid_rules.choose_field_of_view({"a": (100.0, 100.0, 100.0)}, displacement, "the anatomy")
+    assert decision.value == pytest.approx((side,) * 3)
+    assert f"displacement of {displacement:.1f} mm" in decision.why
+
+
+def test_of_many_larger_cases_the_first_are_named():
+    extents = {f"c{number}": (100.0 if number else 1.0,) * 3 for number in range(300)}
+    extents |= {f"large{number}": (500.0,) * 3 for number in range(8)}
+    assert "8 of 308 cases are larger (large0, large1, large2, large3, large4, …)" in (
+        grid_rules.choose_field_of_view(extents, 1.0, "the anatomy").why
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,69 +52,88 @@ def test_one_odd_case_does_not_dictate_the_field_of_view_and_is_counted():
     ],
 )
 def test_spacing_is_the_median_with_nnunets_rule_for_coarse_axes(spacings, expected):
-    decision = grid_rules.choose_spacing(spacings, (30.0, 30.0, 30.0), 8, 10**9)
+    decision = grid_rules.choose_spacing(spacings)
     assert decision.value == pytest.approx(expected)
     assert "median" in decision.why
 
 
+def fits(budget):
+    def tell(spacing):
+        return np.prod(grid_rules.lay_out(FIELD_OF_VIEW, spacing, 3).value.patch_size) <= budget
+
+    return tell
+
+
 @pytest.mark.parametrize("budget", [40**3, 64**3, 100**3])
-@pytest.mark.parametrize("spacings", [ISOTROPIC, [(0.5, 0.5, 3.0)] * 4])
-def test_the_padded_field_of_view_fits_the_budget_and_is_never_finer_than_the_data(spacings, budget):
-    spacing = grid_rules.choose_spacing(spacings, FIELD_OF_VIEW, 16, budget).value
-    shape = grid_rules.choose_patch_size(FIELD_OF_VIEW, spacing, 16).value
-    assert np.prod(shape) <= budget
-    assert all(side % 16 == 0 for side in shape)
-    assert all(side * step >= extent - 1e-3 for side, step, extent in zip(shape, spacing, FIELD_OF_VIEW, strict=True))
-    assert all(step >= finest for step, finest in zip(spacing, spacings[0], strict=True))
+@pytest.mark.parametrize("start", [(1.0, 1.0, 1.0), (0.5, 0.5, 3.0)])
+def test_coarsening_ends_where_the_field_of_view_fits_and_never_goes_finer(start, budget):
+    decision = grid_rules.coarsen(start, fits(budget))
+    layout = grid_rules.lay_out(FIELD_OF_VIEW, decision.value, 3).value
+    assert np.prod(layout.patch_size) <= budget
+    sides = zip(layout.patch_size, decision.value, FIELD_OF_VIEW, strict=True)
+    assert all(side * step >= extent - 1e-3 for side, step, extent in sides)
+    assert all(step >= first for step, first in zip(decision.value, start, strict=True))
+    assert "coarsened from" in decision.why
+
+
+def test_what_fits_is_not_coarsened():
+    assert grid_rules.coarsen((1.0, 2.0, 3.0), lambda spacing: True) == ((1.0, 2.0, 3.0), "")
 
 
 def test_coarsening_makes_voxels_isotropic_before_it_makes_them_large():
-    spacing = grid_rules.choose_spacing([(0.5, 0.5, 1.4)] * 3, (100.0, 100.0, 100.0), 8, 110**3).value
+    spacing = grid_rules.coarsen((0.5, 0.5, 1.4), lambda spacing: spacing[0] > 1.2).value
     assert spacing[0] == spacing[1]
     assert spacing[0] < spacing[2] == 1.4
+    assert grid_rules.coarsen((0.5, 0.5, 1.4), lambda spacing: spacing[0] > 1.6).value[2] > 1.4
 
 
 @pytest.mark.parametrize(
-    ("side", "limit", "stages"), [(160, 4, 4), (40, 4, 2), (24, 4, 2), (12, 4, 1), (6, 4, 1), (400, 3, 3)]
+    ("side", "limit", "halvings"), [(160, 4, 5), (40, 4, 3), (24, 4, 3), (12, 4, 2), (6, 4, 2), (400, 3, 4)]
 )
-def test_the_pyramid_is_as_deep_as_the_smallest_side_allows(side, limit, stages):
-    decision = grid_rules.choose_stages((side, 500.0, 500.0), (1.0, 1.0, 1.0), limit)
-    assert decision.value == stages
+def test_the_pyramid_is_as_deep_as_the_smallest_side_allows(side, limit, halvings):
+    layout = grid_rules.lay_out((side, 500.0, 500.0), (1.0, 1.0, 1.0), limit).value
+    assert layout.strides == ((2, 2, 2),) * halvings
+    assert layout.is_isotropic
+    assert all(length % 2**halvings == 0 for length in layout.patch_size)
 
 
-def test_spacing_is_given_along_the_axes_of_the_world():
-    affine = np.array([[0, 0, -3.0, 0], [1.0, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1]])
-    assert grid_rules.world_spacing(Geometry.from_affine(affine, (4, 4, 4))) == pytest.approx((3.0, 1.0, 2.0))
-
-
-def test_each_array_axis_counts_once_however_oblique_the_grid():
-    half = np.sqrt(0.5)
-    affine = np.eye(4)
-    affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]]) * [1.0, 4.0, 2.0]
-    assert sorted(grid_rules.world_spacing(Geometry.from_affine(affine, (4, 4, 4)))) == pytest.approx([1.0, 2.0, 4.0])
+@pytest.mark.parametrize(
+    ("field_of_view", "spacing", "expected"),
+    [
+        ((240.0, 240.0, 96.0), (1.5, 1.5, 8.0), ["221", "221", "222", "222", "221"]),  # 8 mm wait for 6 mm
+        ((180.0, 180.0, 90.0), (0.6, 0.6, 3.0), ["221", "221", "222", "222", "222"]),
+        ((200.0, 200.0, 200.0), (1.0, 1.0, 2.0), ["221", "222", "222", "222", "222"]),
+        ((200.0, 200.0, 200.0), (1.0, 1.0, 1.9), ["222"] * 5),
+        ((100.0, 100.0, 4.0), (1.0, 1.0, 4.0), ["221", "221", "221", "221", "221"]),  # an axis too short to halve
+    ],
+)
+def test_long_axes_are_halved_once_the_others_have_caught_up(field_of_view, spacing, expected):
+    decision = grid_rules.lay_out(field_of_view, spacing, 4)
+    assert ["".join(map(str, step)) for step in decision.value.strides] == expected
+    divisor = np.prod(decision.value.strides, axis=0)
+    assert all(side % factor == 0 for side, factor in zip(decision.value.patch_size, divisor, strict=True))
+    assert ("halved later" in decision.why) == (not decision.value.is_isotropic)
 
 
 @pytest.mark.parametrize("step", [0.78125, 0.9765625, 1 / 3, 0.0123456789])
 @pytest.mark.parametrize("budget", [30**3, 10**9])
 def test_rounding_never_makes_voxels_finer_nor_the_grid_larger_than_the_budget(step, budget):
     field_of_view = (97 * step, 64 * step, 51 * step)
-    spacing = grid_rules.choose_spacing([(step,) * 3] * 3, field_of_view, 8, budget).value
+
+    def fits(spacing):
+        return np.prod(grid_rules.lay_out(field_of_view, spacing, 2).value.patch_size) <= budget
+
+    spacing = grid_rules.coarsen(grid_rules.choose_spacing([(step,) * 3] * 3).value, fits).value
     assert min(spacing) >= step
     assert max(spacing) < step * (1.001 if budget == 10**9 else 4)
-    assert np.prod(grid_rules.choose_patch_size(field_of_view, spacing, 8).value) <= budget
+    assert fits(spacing)
 
 
 def test_headers_round_off_leaves_no_trace():
-    spacing = grid_rules.choose_spacing([(1.0000000149,) * 3] * 3, (50.0,) * 3, 8, 10**9).value
-    assert spacing == (1.0, 1.0, 1.0)
+    assert grid_rules.choose_spacing([(1.0000000149,) * 3] * 3).value == (1.0, 1.0, 1.0)
+    assert grid_rules.rounded_spacing((1.0000000149, 2, 3.00001)) == (1.0, 2.0, 3.0001)
 
 
 def test_a_tiny_structure_gets_one_stage_and_a_grid_of_one_block():
-    stages = grid_rules.choose_stages((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), 4)
-    assert stages.value == 1
-    assert grid_rules.choose_patch_size((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), 4).value == (4, 4, 4)
-
-
-def test_the_devices_limit_of_depth_is_said():
-    assert "would not fit the device" in grid_rules.choose_stages((500.0,) * 3, (1.0,) * 3, 3).why
-    assert "would not fit the device" not in grid_rules.choose_stages((40.0,) * 3, (1.0,) * 3, 3).why
+    layout = grid_rules.lay_out((3.0, 3.0, 3.0), (1.0, 1.0, 1.0), 4).value
+    assert layout == ((4, 4, 4), ((2, 2, 2), (2, 2, 2)))

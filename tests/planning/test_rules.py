@@ -4,11 +4,23 @@ import sys
 import pytest
 
 from biasreg.planning import rules
-from biasreg.planning.fingerprint import AlignmentScores, ChannelStatistics
+from biasreg.planning.fingerprint_records import ChannelStatistics, Misalignment, PairFingerprint
+
+WAYS = ("none", "center", "affine", "affine_focus")
 
 
 def statistics(low, high):
     return ChannelStatistics(low, (low, low, 0.0, high, high), high, 0.0, 1.0)
+
+
+def pair(*scores, surface=None, centroid=None):
+    alignments = {
+        name: Misalignment(
+            score, surface and (0.0, centroid or 0.0, centroid or 0.0), surface and (0.0, surface, surface)
+        )
+        for name, score in zip(WAYS, scores, strict=False)
+    }
+    return PairFingerprint("a", "b", 1.0, 0.0, alignments)
 
 
 def test_planning_imports_no_torch():
@@ -31,15 +43,24 @@ def test_ct_gets_one_window_and_other_modalities_their_own_percentiles():
         ((0.6, 0.1, 0.65), "inter-subject", "affine"),
         ((0.8, 0.81, 0.9), "intra-subject", "none"),  # no affine map within a subject
         ((0.2, 0.5, 0.9), "intra-subject", "center"),
-        ((0.2, 0.5, 0.6, "", 0.61), "inter-subject", "affine"),
-        ((0.2, 0.5, 0.6, "", 0.7), "inter-subject", "affine_focus"),
-        ((0.7, 0.7, 0.7, "", 0.8), "intra-subject", "none"),
+        ((0.2, 0.5, 0.6, 0.61), "inter-subject", "affine"),
+        ((0.2, 0.5, 0.6, 0.7), "inter-subject", "affine_focus"),
+        ((0.7, 0.7, 0.7, 0.8), "intra-subject", "none"),
     ],
 )
 def test_pre_alignment_is_the_simplest_that_nothing_beats(scores, pairing, expected):
-    decision = rules.choose_prealignment([AlignmentScores("a", *scores)], pairing)
+    decision = rules.choose_prealignment([pair(*scores)], pairing)
     assert decision.value == expected
     assert decision.why
+
+
+def test_a_way_that_was_not_measured_on_every_pair_is_not_chosen():
+    assert rules.choose_prealignment([pair(0.1, 0.2, 0.9), pair(0.1, 0.2)], "inter-subject").value == "center"
+
+
+@pytest.mark.parametrize(("pairing", "expected"), [("inter-subject", "center"), ("intra-subject", "none")])
+def test_without_a_sample_subjects_are_centred_and_one_subject_is_left_as_it_is(pairing, expected):
+    assert rules.choose_prealignment([], pairing).value == expected
 
 
 @pytest.mark.parametrize(
@@ -47,20 +68,41 @@ def test_pre_alignment_is_the_simplest_that_nothing_beats(scores, pairing, expec
     [("inter-subject", "reference case"), ("intra-subject", "within subjects"), ("listed", "listed pairs")],
 )
 def test_the_reason_of_the_pre_alignment_says_what_was_measured(pairing, words):
-    assert words in rules.choose_prealignment([AlignmentScores("a", 0.2, 0.5, 0.6)], pairing).why
+    assert words in rules.choose_prealignment([pair(0.2, 0.5, 0.6)], pairing).why
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected", "words"),
+    [
+        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 4, 8.0, "keep at most 8.0 mm in 4 sampled pairs"),
+        ([pair(0.2, 0.5, 0.6, surface=8.0, centroid=11.0)], 11.0, "11.0 mm"),
+        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 3 + [pair(0.2, 0.5, 0.6)], 8.0, "in 3 sampled pairs"),
+        ([pair(0.2, 0.5, 0.6, surface=80.0)], 25.0, "pre-alignment failed there"),
+        ([pair(0.2, 0.5, 0.6)], 10.0, "unknown without labels: 10 %"),
+        ([], 10.0, "unknown without labels"),
+    ],
+)
+def test_the_expected_displacement_is_what_pre_alignment_leaves(pairs, expected, words):
+    decision = rules.choose_displacement(pairs, "affine", [(100.0, 120.0, 80.0)] * 3)
+    assert decision.value == expected
+    assert words in decision.why
+
+
+@pytest.mark.parametrize(
+    ("labels", "prealignment", "expected"),
+    [
+        ([(50.0, 50.0, 50.0)] * 3, "affine_focus", "labels"),
+        ([(50.0, 50.0, 50.0), None, (60.0, 50.0, 50.0)], "affine_focus", "labels"),
+        ([(90.0, 90.0, 90.0)] * 3, "affine_focus", "anatomy"),
+        ([(50.0, 50.0, 50.0)] * 3, "affine", "anatomy"),
+        ([None] * 3, "affine_focus", "anatomy"),
+    ],
+)
+def test_the_grid_is_cropped_to_labels_only_where_they_show_a_part_that_is_found_again(labels, prealignment, expected):
+    assert rules.choose_crop([(100.0, 100.0, 100.0)] * 3, labels, prealignment).value == expected
 
 
 def test_mixed_modalities_take_mind_and_assume_no_scale():
     assert rules.choose_similarity(["CT", "MRI"]).value == "mind"
     assert rules.choose_modality(["CT", "MRI"]).value == "mixed"
     assert rules.choose_similarity(["CT", "CT"]).value == "lncc"
-
-
-def test_within_a_subject_residuals_are_not_integrated():
-    assert rules.choose_integration("intra-subject").value == 0
-    assert rules.choose_integration("inter-subject").value == 7
-
-
-def test_many_labels_are_segmented_at_half_resolution():
-    assert rules.choose_segmentation_level(3).value == 0
-    assert rules.choose_segmentation_level(36).value == 1

@@ -6,7 +6,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, write_image
 from biasreg.demo.dataset import phantom_case
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
-from biasreg.preprocessing.alignment_scores import intensity_score, label_score, measure_alignment
+from biasreg.preprocessing.alignment_scores import intensity_score, label_misalignment, measure_alignment
 from biasreg.preprocessing.prealign import translation
 
 SETTINGS = PhantomSettings(scanner=ScannerSettings(spacing_mm=(4.6, 5.4)))
@@ -17,6 +17,22 @@ def cube(start, value=3):
     labels = np.zeros(geometry.shape, np.uint8)
     labels[tuple(slice(first, first + 8) for first in start)] = value
     return Image(labels, geometry)
+
+
+def label_score(*arguments):
+    return label_misalignment(*arguments).score
+
+
+def test_distances_are_between_centroids_and_surfaces_in_mm():
+    fixed = cube((4, 6, 6))
+    apart = label_misalignment(fixed, cube((8, 6, 6)), np.eye(4))
+    assert apart.centroid_mm == pytest.approx((8.0,) * 3, abs=0.5)
+    assert apart.surface_mm[2] == pytest.approx(8.0, abs=1.0)
+    assert apart.surface_mm[0] <= apart.surface_mm[1] <= apart.surface_mm[2]
+    onto = label_misalignment(fixed, cube((8, 6, 6)), translation([8.0, 0, 0]))
+    assert (onto.centroid_mm, onto.surface_mm) == ((0.0,) * 3, (0.0,) * 3)
+    other = label_misalignment(fixed, cube((4, 6, 6), value=5), np.eye(4))
+    assert (other.centroid_mm, other.surface_mm) == (None, None)
 
 
 def test_the_score_of_labels_is_their_dice():
@@ -52,9 +68,17 @@ def test_the_ways_of_alignment_are_scored_in_their_order(labelled, tmp_path):
         write_image(tmp_path / f"{name}_labels.nii.gz", case.labels, geometry)
         labels = tmp_path / f"{name}_labels.nii.gz" if labelled else None
         cases.append(Case(name, name, "MRI", (tmp_path / f"{name}.nii.gz",), labels, None, None))
-    scores = measure_alignment(*cases, cases[0])
-    assert (scores.case, scores.reference) == ("b", "a")
-    assert scores.none < scores.center < scores.affine
-    assert scores.affine > 0.8
-    assert (scores.focus is not None) == labelled
-    assert scores.focus is None or scores.focus > scores.affine - 0.02
+    pair = measure_alignment(*cases, cases[0])
+    assert (pair.moving, pair.fixed) == ("b", "a")
+    found = pair.alignments
+    assert found["none"].score < found["center"].score < found["affine"].score
+    assert found["affine"].score > 0.8
+    assert ("affine_focus" in found) == labelled
+    assert 0.3 < pair.overlap < 1
+    assert pair.center_offset_mm == pytest.approx(np.linalg.norm([20.0, -15.0, 10.0]), rel=0.5)
+    if labelled:
+        assert found["affine_focus"].score > found["affine"].score - 0.02
+        assert found["affine"].surface_mm[1] < found["none"].surface_mm[1]
+        assert found["affine"].centroid_mm[1] < found["none"].centroid_mm[1]
+    else:
+        assert found["affine"].surface_mm is None

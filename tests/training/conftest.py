@@ -47,6 +47,7 @@ def configuration() -> Configuration:
             patch_size=SHAPE,
             normalization=(ChannelNormalization("percentile", 0.5, 99.5),),
             prealignment="center",
+            crop="anatomy",
             reference_case=None,
             modality="CT",
             label_values=(1, 2),
@@ -55,7 +56,7 @@ def configuration() -> Configuration:
         network=NetworkPlans(
             in_channels=1,
             num_labels=3,
-            encoder=EncoderPlans("residual", "scratch", 4, (1,), (1,), 2),
+            encoder=EncoderPlans("residual", "scratch", 4, (1,), (1,), 2, ((2, 2, 2),) * 2),
             decoder_channels=(4, 8, 8),
             registration_levels=2,
             segmentation_level=0,

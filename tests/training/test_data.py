@@ -4,7 +4,8 @@ import random
 import numpy as np
 import torch
 
-from biasreg.training.data import CaseSource, LoaderSettings, make_batch, to_device
+from biasreg.core.geometry import Geometry
+from biasreg.training.data import CaseSource, LoaderSettings, Regrid, make_batch, to_device
 from biasreg.training.sampling import PairSampler
 
 
@@ -57,3 +58,20 @@ def test_the_stream_pickles(source, sampler):
     assert pickle.loads(pickle.dumps((source, sampler)))[1].draw(np.random.default_rng(0)) == sampler.draw(
         np.random.default_rng(0)
     )
+
+
+def test_a_change_of_grid_keeps_places_and_invents_no_class():
+    source, target = Geometry.centered((16, 16, 16), (1.0, 1.0, 1.0)), Geometry.centered((8, 8, 8), (2.0, 2.0, 2.0))
+    regrid = Regrid(source, target)
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[4:12, :8] = 7
+    labels[4:12, 8:] = 3
+    expected = np.zeros((8, 8, 8), np.uint8)
+    expected[2:6, :4] = 7
+    expected[2:6, 4:] = 3
+    assert np.array_equal(regrid.classes(labels), expected)
+    assert regrid.classes(labels).dtype == np.uint8
+    ramp = np.broadcast_to(np.linspace(0, 1, 16, dtype=np.float32)[:, None, None], (16, 16, 16))[None]
+    coarse = regrid.image(ramp)
+    assert coarse.shape == (1, 8, 8, 8)
+    np.testing.assert_allclose(coarse[0, 1:-1, 4, 4], ramp[0].reshape(8, 2, 16, 16).mean(axis=1)[1:-1, 8, 8], atol=0.01)

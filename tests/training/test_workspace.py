@@ -5,7 +5,8 @@ import pytest
 
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.serialization import write_record
-from biasreg.training.workspace import open_workspace, publish, read_fold, read_fold_data
+from biasreg.planning.fallback import fallbacks
+from biasreg.training.workspace import agreed_configuration, open_workspace, publish, read_fold, read_fold_data
 
 
 def test_a_fold_is_read_with_its_held_out_pairs(write_dataset):
@@ -68,7 +69,7 @@ def test_commands_in_messages_name_plans_and_configuration(write_dataset, config
         read_fold(workspace, 0)
     plans = replace(workspace.plans, configurations={"main": configuration, "mine": configuration})
     write_record(workspace.dataset_folder / "tiny.json", plans)
-    remedy = r"set default_configuration to 'mine' in .*tiny\.json, and run `biasreg_preprocess -d 901 -p tiny`"
+    remedy = "run `biasreg_preprocess -d 901 -p tiny -c mine`"
     with pytest.raises(PlansError, match=rf"no preprocessed cases · .*tiny_mine · {remedy}"):
         open_workspace(roots, "901", "tiny", "mine")
 
@@ -130,9 +131,30 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
     (workspace.model_folder / "fold_0" / "checkpoint_latest.pth").touch()
     publish(other, 0)  # the fold itself is about to be overwritten
     with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
-        publish(other, 1)
+        publish(workspace, 1)
     (workspace.model_folder / "fold_0").rename(workspace.model_folder / "fold_0_backup")
-    publish(other, 1)  # a copy of a fold is none
+    publish(workspace, 1)  # a copy of a fold is none
+
+
+def test_folds_of_a_model_share_what_the_first_had_to_fall_back_to(write_dataset, configuration):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    smaller = next(fallbacks(configuration)).configuration
+    assert agreed_configuration(workspace, 0) == configuration
+    publish(replace(workspace, used=smaller), 0)
+    assert agreed_configuration(workspace, 1) == configuration  # nothing is trained yet
+    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0" / "checkpoint_latest.pth").touch()
+    assert agreed_configuration(workspace, 1) == smaller
+    assert agreed_configuration(workspace, 0) == configuration  # it is about to be overwritten
+
+
+def test_a_coarser_grid_is_named_only_where_training_had_to_fall_back_to_one(write_dataset, configuration):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    assert workspace.coarser_grid is None
+    *_, coarsest = fallbacks(configuration)
+    regrid = replace(workspace, used=coarsest.configuration).coarser_grid
+    assert regrid.source.shape == configuration.preprocessing.patch_size
+    assert regrid.target.spacing[0] > regrid.source.spacing[0]
 
 
 def test_the_reference_image_of_other_folds_is_not_replaced(write_dataset):

@@ -1,0 +1,84 @@
+import pytest
+
+from biasreg.planning import network_rules
+from biasreg.planning.grid_rules import Layout
+
+ISOTROPIC = Layout((64, 64, 64), ((2, 2, 2),) * 4)
+FLAT = Layout((128, 128, 16), ((2, 2, 1), (2, 2, 1), (2, 2, 2)))
+
+
+def test_recomputing_gives_way_first_then_width():
+    efforts = network_rules.efforts("cuda")
+    assert [(effort.width.feature_size, effort.checkpointing) for effort in efforts] == [
+        (48, False),
+        (48, True),
+        (24, False),
+        (24, True),
+    ]
+    assert {effort.width for effort in network_rules.efforts("cpu")} == {network_rules.CPU_WIDTH}
+
+
+def test_the_encoder_is_vocos_where_all_axes_are_halved_alike_and_residual_elsewhere():
+    swin = network_rules.choose_encoder(network_rules.PAPER_WIDTH, ISOTROPIC)
+    assert (swin.value.family, swin.value.depths, swin.value.heads) == ("swin", (2, 2, 2), (3, 6, 12))
+    assert swin.value.strides == ISOTROPIC.strides
+    residual = network_rules.choose_encoder(network_rules.CPU_WIDTH, FLAT)
+    assert (residual.value.family, residual.value.feature_size) == ("residual", 12)
+    assert "cannot halve" in residual.why
+
+
+@pytest.mark.parametrize(
+    ("displacement", "layout", "levels", "words"),
+    [
+        (5.0, ISOTROPIC, 4, "finds 24 mm, which reaches the 5.0 mm"),  # the paper's four, of 3 voxels of 8 mm
+        (24.0, ISOTROPIC, 4, "which reaches"),
+        (30.0, ISOTROPIC, 5, "finds 48 mm, which reaches"),
+        (100.0, ISOTROPIC, 5, "finds 48 mm, which does not reach the 100.0 mm"),
+        (5.0, Layout((8, 8, 8), ((2, 2, 2),) * 2), 3, "which reaches"),  # a small grid has no fourth
+        (40.0, FLAT, 4, "finds 6 mm, which does not reach"),  # along the axis that is halved least
+    ],
+)
+def test_the_coarsest_level_reaches_the_expected_displacement_as_far_as_the_grid_allows(
+    displacement, layout, levels, words
+):
+    decision = network_rules.choose_levels(displacement, (1.0, 1.0, 1.0), layout)
+    assert decision.value == levels
+    assert words in decision.why
+
+
+def test_within_a_subject_residuals_are_not_integrated():
+    assert network_rules.choose_integration("intra-subject").value == 0
+    assert network_rules.choose_integration("inter-subject").value == 7
+
+
+def test_many_labels_are_segmented_at_half_resolution():
+    assert network_rules.choose_segmentation_level(3).value == 0
+    assert network_rules.choose_segmentation_level(36).value == 1
+
+
+def test_all_levels_compare_neighbours():
+    assert network_rules.choose_correlation_levels(3).value == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("shown", "supervision"),
+    [
+        ([{"1": 5.0, "2": 5.0}] * 3, "labels"),
+        ([{"1": 5.0, "2": 5.0}, None], "partial labels"),
+        ([{"1": 5.0, "2": 5.0}, {"2": 1.0}], "partial labels"),
+        ([None, {}], "none"),
+    ],
+)
+def test_supervision_is_what_the_cases_show(shown, supervision):
+    assert network_rules.choose_supervision(shown, 2).value == supervision
+    weights = network_rules.choose_loss_weights(supervision).value
+    assert (weights.overlap > 0) == (supervision != "none")
+    assert weights.similarity == weights.smoothness == 1
+
+
+def test_a_cpu_trains_shorter_and_faster():
+    cpu, cuda = network_rules.choose_schedule("cpu").value, network_rules.choose_schedule("cuda").value
+    assert cpu.epochs * cpu.iterations_per_epoch < cuda.epochs * cuda.iterations_per_epoch == 100_000
+    assert cpu.learning_rate > cuda.learning_rate
+    assert network_rules.choose_labels_per_step("cpu") < network_rules.choose_labels_per_step("cuda")
+    assert network_rules.max_stages("cpu") < network_rules.max_stages("cuda") == network_rules.MOST_STAGES
