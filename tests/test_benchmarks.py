@@ -52,6 +52,7 @@ def write_predictions(folder):
             inputs=(),
             save=(),
             outputs=(),
+            prealignment="affine",
             seconds={**SECONDS, "total": seconds},
             quality=FieldQuality(0.0, 0.1, None),
             accuracy=None,
@@ -94,6 +95,18 @@ def test_preprocessing_is_timed_and_leaves_the_dataset_alone(run, preprocessed, 
     assert result["results"]["seconds_per_case"]["preprocess"]["median"] > 0
     assert result["settings"]["cases"] == 1
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != tmp_path)
+
+
+def test_workers_are_compared_and_loading_is_timed(run, preprocessed, tmp_path):
+    result, printed = run("preprocessing.py", "--cases", 1, "--workers", 1, 2, *preprocessed)
+    assert [entry["workers"] for entry in result["results"]["workers"]] == [1, 2]
+    assert "2 worker(s)" in printed
+    (folder,) = (tmp_path / "preprocessed").glob("*/biasregPlans_*")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    result, printed = run("loading.py", folder, "--cases", 2, "--repeats", 1)
+    assert set(result["results"]) == {"npy", "npz", "nii.gz"}
+    assert all(kind["milliseconds_per_case"]["cold"]["median"] > 0 for kind in result["results"].values())
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 def test_pre_alignment_is_scored_on_held_out_and_training_pairs(run, preprocessed):

@@ -152,7 +152,7 @@ assert not heavy, f"imported {{heavy}}"
 @pytest.mark.parametrize("python_version", PYTHON_VERSIONS)
 def test_every_requirement_is_pinned_to_a_version_that_it_allows(python_version: str) -> None:
     constraints = pins("constraints.txt", python_version)
-    for requirement in requirements("test", "dev"):
+    for requirement in requirements("cluster", "test", "dev"):
         pin = constraints.get(canonicalize_name(requirement.name))
         assert pin is not None, f"constraints.txt: no pin of {requirement.name} for Python {python_version}"
         assert requirement.specifier.contains(pinned_version(pin)), f"{pin} is outside {requirement}"

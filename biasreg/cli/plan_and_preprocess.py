@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code.
     """
-    return run_preparation(DESCRIPTION, _step, argv, plans=True)
+    return run_preparation(DESCRIPTION, _step, argv, plans=True, cases=True)
 
 
 def _step(roots: Roots, dataset: str, options: "PrepareOptions", executor: Executor | None) -> None:

@@ -1,16 +1,14 @@
 """What the four commands before training share."""
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from biasreg.cli.arguments import add_roots, make_parser, roots_from
 from biasreg.cli.run import run_command
-from biasreg.core.errors import InputError
 from biasreg.core.parallel import GIB, total_memory_gib
-from biasreg.core.paths import Roots
+from biasreg.core.paths import Roots, absolute_roots
 
 if TYPE_CHECKING:
     from biasreg.preprocessing.prepare import PrepareOptions
@@ -21,7 +19,8 @@ def run_preparation(
     step: "Callable[[Roots, str, PrepareOptions, Executor | None], object]",
     argv: Sequence[str] | None,
     *,
-    plans: bool,
+    plans: bool = False,
+    cases: bool = False,
 ) -> int:
     """Run one of the steps before training as a command.
 
@@ -29,7 +28,8 @@ def run_preparation(
         description: What the command does.
         step: The function of `preprocessing/prepare.py`, or one that imports and calls it.
         argv: Arguments; those of the process when None.
-        plans: Whether the step makes plans, and so needs to know the device.
+        plans: Whether the step makes plans, and so needs to know the device and what the user wants otherwise.
+        cases: Whether the step preprocesses cases, of one configuration.
 
     Returns:
         Exit code.
@@ -43,8 +43,18 @@ def run_preparation(
         metavar="GIB",
         help="plan for a GPU with this much memory; 0 plans for the CPU (default: the GPU found here, else the CPU)",
     )
+    if plans:
+        _add_planning(parser)
+    if cases:
+        parser.add_argument("-c", "--configuration", help="configuration to preprocess (default: the plans' default)")
+    if plans and cases:
+        parser.add_argument(
+            "--pseudo_labels", action="store_true", help="first have TotalSegmentator make the labels that are missing"
+        )
     parser.add_argument("-np", "--num_workers", type=_count, help="processes (default: as cores and memory allow)")
-    parser.add_argument("--dask", metavar="ADDRESS", help="work on this scheduler's Dask cluster (extra 'cluster')")
+    parser.add_argument(
+        "--dask", metavar="ADDRESS", help="work on the Dask cluster of this scheduler, or scheduler file"
+    )
     parser.add_argument("--clean", action="store_true", help="make everything anew, even where results exist")
     parser.add_argument(
         "--verify_dataset_integrity",
@@ -57,14 +67,20 @@ def run_preparation(
 
     def run() -> None:
         roots = roots_from(arguments)
-        options = _options(arguments, plans=plans)
-        with _dask_executor(arguments.dask) as executor:
-            step(roots, arguments.dataset, options, executor)
+        options = _options(arguments, plans=plans, cases=cases)
+        if arguments.dask is None:
+            step(roots, arguments.dataset, options, None)
+            return
+        from biasreg.core.cluster import open_cluster
+
+        shared = absolute_roots(roots)  # workers have working folders of their own
+        with open_cluster(arguments.dask, [shared.raw, shared.preprocessed]) as executor:
+            step(shared, arguments.dataset, options, executor)
 
     return run_command(run)
 
 
-def _options(arguments: argparse.Namespace, *, plans: bool) -> "PrepareOptions":
+def _options(arguments: argparse.Namespace, *, plans: bool, cases: bool) -> "PrepareOptions":
     from biasreg.preprocessing.prepare import PrepareOptions
 
     device, memory_gib = _planning_target(arguments.gpu_memory_target if plans else 0)
@@ -75,25 +91,31 @@ def _options(arguments: argparse.Namespace, *, plans: bool) -> "PrepareOptions":
         verify=arguments.verify_dataset_integrity,
         clean=arguments.clean,
         num_workers=arguments.num_workers,
+        target_spacing=tuple(arguments.overwrite_target_spacing)
+        if plans and arguments.overwrite_target_spacing
+        else None,
+        changes=tuple(arguments.set) if plans else (),
+        configuration=arguments.configuration if cases else None,
+        pseudo_labels=plans and cases and arguments.pseudo_labels,
     )
 
 
-@contextmanager
-def _dask_executor(address: str | None) -> Iterator[Executor | None]:
-    """Connect to a Dask cluster; None without an address, for processes of this machine."""
-    if address is None:
-        yield None
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise InputError(f"--dask needs the package distributed ({error}) · pip install 'biasreg[cluster]'") from error
-    try:
-        client = Client(address)
-    except (OSError, ValueError) as error:
-        raise InputError(f"no Dask scheduler answers at '{address}': {error} · give another address") from error
-    with client:
-        yield client.get_executor()
+def _add_planning(parser: argparse.ArgumentParser) -> None:
+    """Add the flags by which a user wants plans otherwise than the rules give them."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="set a value of the plans, such as training.epochs=200; may be given several times",
+    )
+    parser.add_argument(
+        "-overwrite_target_spacing",
+        type=float,
+        nargs=3,
+        metavar=("X", "Y", "Z"),
+        help="voxel size in mm along x, y, z (default: as the rules give)",
+    )
 
 
 def _memory(text: str) -> float:

@@ -3,20 +3,35 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from biasreg.core.dataset_json import DATASET_FILE, DatasetJson
 from biasreg.core.errors import DatasetError, RecordError, format_faults
+from biasreg.core.given_frames import GivenFrame, given_frames, initial_faults
 from biasreg.core.image_io import IMAGE_ENDINGS, VOLUME_ENDINGS
 from biasreg.core.paths import split_dataset_name
 from biasreg.core.serialization import read_record
 
 Split = Literal["Tr", "Ts"]
 SPLITS: tuple[Split, ...] = ("Tr", "Ts")
+PSEUDO_LABELS_FOLDER = "pseudo_labelsTr"
 
 _CHANNEL_SUFFIX = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """What belongs to a label map that a segmentation tool made or completed.
+
+    Attributes:
+        record: What it was made from, and how.
+        manual: The user's own label map, kept voxel for voxel in the completed one.
+    """
+
+    record: Path
+    manual: Path | None
 
 
 @dataclass(frozen=True)
@@ -28,9 +43,11 @@ class Case:
         subject: The person; the identifier when `dataset.json` names none.
         modality: Modality; the name of the first channel when `dataset.json` names none.
         images: One file per channel, in the order of the channels.
-        labels: Label map.
+        labels: Label map; for training cases the pseudo-labels, where they were made.
         mask: Where the similarity counts.
         landmarks: Named points.
+        pseudo: What belongs to `labels`, where these are pseudo-labels.
+        given: How its frame follows from that of another case, where the user's transforms say so.
     """
 
     identifier: str
@@ -40,6 +57,13 @@ class Case:
     labels: Path | None
     mask: Path | None
     landmarks: Path | None
+    pseudo: PseudoLabels | None = None
+    given: GivenFrame | None = None
+
+    @property
+    def manual_labels(self) -> Path | None:
+        """The user's own label map, whether or not it was completed."""
+        return self.pseudo.manual if self.pseudo else self.labels
 
 
 @dataclass(frozen=True)
@@ -98,7 +122,7 @@ def read_dataset(folder: Path | str) -> Dataset:
         raise DatasetError(str(error)) from error
     if not (root / "imagesTr").is_dir():
         raise DatasetError(f"{root}: there is no folder imagesTr; put the training images there")
-    faults = [*_json_faults(json), *_name_faults(root, json)]
+    faults = [*_json_faults(json), *initial_faults(json), *_name_faults(root, json)]
     if faults:
         raise DatasetError(format_faults(path, faults))
     return Dataset(root, root.absolute().name, json)
@@ -120,6 +144,9 @@ def scan_cases(folder: Path, json: DatasetJson, split: Split) -> tuple[tuple[Cas
         if all(len(files.get(number, [])) == 1 for number in numbers):
             images = tuple(files[number][0] for number in numbers)
             cases.append(_make_case(folder, json, split, identifier, images))
+    if split == "Tr":
+        frames = given_frames(folder, json, {case.identifier: case.images for case in cases})
+        cases = [replace(case, given=frames.get(case.identifier)) for case in cases]
     return tuple(cases), faults
 
 
@@ -187,14 +214,19 @@ def _make_case(folder: Path, json: DatasetJson, split: Split, identifier: str, i
     name = f"{identifier}{json.file_ending}"
     labels, mask = folder / f"labels{split}" / name, folder / f"masks{split}" / name
     landmarks = folder / f"landmarks{split}" / f"{identifier}.csv"
+    manual = labels if labels.is_file() else None
+    completed, record = folder / PSEUDO_LABELS_FOLDER / name, folder / PSEUDO_LABELS_FOLDER / f"{identifier}.json"
+    # The record is written last: a map without one is of a run that was killed.
+    has_pseudo_labels = split == "Tr" and record.is_file() and completed.is_file()
     return Case(
         identifier=identifier,
         subject=json.subjects.get(identifier, identifier),
         modality=json.modalities.get(identifier, json.channel_names["0"]),
         images=images,
-        labels=labels if labels.is_file() else None,
+        labels=completed if has_pseudo_labels else manual,
         mask=mask if mask.is_file() else None,
         landmarks=landmarks if landmarks.is_file() else None,
+        pseudo=PseudoLabels(record, manual) if has_pseudo_labels else None,
     )
 
 

@@ -10,10 +10,18 @@ Pairing = Literal["inter-subject", "intra-subject", "listed"]
 
 @dataclass(frozen=True)
 class PairNames:
-    """Two cases, by identifier."""
+    """Two cases, by identifier.
+
+    Attributes:
+        moving: The moving case.
+        fixed: The fixed case.
+        initial: A linear ITK transform, from fixed to moving points, that replaces the pre-alignment of the pair; its
+            path from the dataset's folder.
+    """
 
     moving: str
     fixed: str
+    initial: str | None = None
 
 
 @dataclass(frozen=True)

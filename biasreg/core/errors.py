@@ -43,6 +43,10 @@ class CheckpointError(InputError):
     """A checkpoint is missing, damaged, or does not belong to the plans at hand."""
 
 
+class WeightsError(InputError):
+    """Weights of a network that others trained are missing or damaged, or may not be used."""
+
+
 class ModelNotFoundError(InputError):
     """No trained model, or more than one, fits what was asked for."""
 

@@ -27,7 +27,7 @@ def read_information(path: Path) -> Any:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise ImageError(f"{path}: cannot be read ({_reason(error)}); replace the file") from error
+        raise ImageError(f"{path}: cannot be read ({reason(error)}); replace the file") from error
     return reader
 
 
@@ -40,7 +40,7 @@ def read_voxels(path: Path) -> npt.NDArray[Any]:
     try:
         image = SimpleITK.ReadImage(str(path))
     except RuntimeError as error:
-        raise ImageError(f"{path}: the voxels cannot be read ({_reason(error)}); replace the file") from error
+        raise ImageError(f"{path}: the voxels cannot be read ({reason(error)}); replace the file") from error
     array = SimpleITK.GetArrayFromImage(image)
     axes = list(reversed(range(image.GetDimension())))
     return array.transpose([*axes, *range(len(axes), array.ndim)])
@@ -97,7 +97,7 @@ def save(path: Path, array: npt.NDArray[Any], geometry: Geometry, *, compression
             SimpleITK.WriteImage(image, str(written), compression > 0, compression)
             written.replace(temporary)
         except RuntimeError as error:
-            raise ImageError(f"{path}: cannot be written ({_reason(error)})") from error
+            raise ImageError(f"{path}: cannot be written ({reason(error)})") from error
         finally:
             if written != temporary:
                 written.unlink(missing_ok=True)
@@ -107,6 +107,7 @@ def _floats(values: Sequence[float] | npt.NDArray[Any]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _reason(error: RuntimeError) -> str:
+def reason(error: RuntimeError) -> str:
+    """Return the last line of ITK's message, which says what went wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -28,6 +28,7 @@ class ListedPair:
     moving_points: str | None = None
     fixed_points: str | None = None
     fixed_mask: str | None = None
+    initial: str | None = None
 
     @property
     def moving_files(self) -> tuple[str, ...]:

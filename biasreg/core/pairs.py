@@ -4,14 +4,16 @@ import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from biasreg.core.dataset import SPLITS, Case, read_dataset
 from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import DatasetError, RecordError, format_faults
-from biasreg.core.image_io import IMAGE_ENDINGS, VOLUME_ENDINGS
+from biasreg.core.image_io import VOLUME_ENDINGS
 from biasreg.core.pair_lists import ListedPair, read_csv_list, read_json_list
+from biasreg.core.pair_names import POINTS_ENDING, is_image_or_points, match_name
+from biasreg.core.transform_io import LINEAR_ENDINGS
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,9 @@ _FORMS = (
     "use <pair>_moving.nii.gz with <pair>_fixed.nii.gz, a sub-folder per pair with moving.nii.gz and fixed.nii.gz,"
     " a pairs.json or pairs.csv, or a raw dataset with test_pairs"
 )
-_ROLE = r"(?P<role>moving_seg|fixed_seg|moving_points|fixed_points|fixed_mask|moving|fixed)"
-# Roles in capitals are matched too, so that they can be reported.
-_FLAT_NAME = re.compile(rf"(?P<pair>.+)_{_ROLE}(_(?P<channel>\d{{4}}))?", re.IGNORECASE)
-_FOLDER_NAME = re.compile(rf"{_ROLE}(_(?P<channel>\d{{4}}))?", re.IGNORECASE)
-_FREE_FOLDER_NAME = re.compile(r"(?P<role>moving|fixed)(?!_mask).*?(_(?P<channel>\d{4}))?", re.IGNORECASE)
 _NAMES_SHOWN = 12
+# Of files that are named in a warning if they belong to no pair; texts may be notes.
+_NOTICED_ENDINGS = (*VOLUME_ENDINGS, POINTS_ENDING, *(set(LINEAR_ENDINGS) - {".txt"}))
 
 _Files = dict[str, dict[int, list[Path]]]
 """Files of one pair, by role and channel."""
@@ -47,6 +46,7 @@ class PairFiles:
         moving_points: Named points of the moving image.
         fixed_points: Named points of the fixed image.
         fixed_mask: Where the similarity counts.
+        initial: A linear ITK transform of the user's that replaces the pre-alignment.
     """
 
     identifier: str
@@ -57,6 +57,7 @@ class PairFiles:
     moving_points: Path | None
     fixed_points: Path | None
     fixed_mask: Path | None = None
+    initial: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class _SortedFiles:
 
 
 # In the order of the fields of PairFiles.
-_OPTIONAL_ROLES = ("moving_seg", "fixed_seg", "moving_points", "fixed_points", "fixed_mask")
+_OPTIONAL_ROLES = ("moving_seg", "fixed_seg", "moving_points", "fixed_points", "fixed_mask", "initial")
 
 
 def read_pairs(source: Path | str) -> FoundPairs:
@@ -141,9 +142,9 @@ def _read_folder(folder: Path) -> FoundPairs:
 
 def _sort_file(file: Path, pair: str | None, files: _SortedFiles) -> None:
     """Put a file where it belongs; `pair` is the name of its folder, None in a flat folder."""
-    match = _match_name(file.name, inside=pair is not None)
+    match = match_name(file.name, inside=pair is not None)
     if match is None:
-        files.unused += [file] if file.name.lower().endswith((*VOLUME_ENDINGS, ".csv")) else []
+        files.unused += [file] if file.name.lower().endswith(_NOTICED_ENDINGS) else []
         return
     name, role = pair or match["pair"], match["role"].lower()
     if role != match["role"]:
@@ -156,7 +157,7 @@ def _folders_without_images(items: Sequence[Path], groups: Mapping[str, _Files])
     folders = [item for item in items if item.is_dir()]
     if not any(item.name in groups for item in folders):
         return []
-    return [item.name for item in folders if not any(_ending(file.name) for file in _visible(item))]
+    return [item.name for item in folders if not any(is_image_or_points(file.name) for file in _visible(item))]
 
 
 def _divide(pairs: Iterable[PairFiles], faults: Mapping[str, Sequence[str]]) -> FoundPairs:
@@ -176,24 +177,6 @@ def _divide(pairs: Iterable[PairFiles], faults: Mapping[str, Sequence[str]]) -> 
 
 def _visible(folder: Path) -> list[Path]:
     return [item for item in sorted(folder.iterdir()) if not item.name.startswith(".")]
-
-
-def _match_name(name: str, *, inside: bool) -> re.Match[str] | None:
-    """Read pair, role and channel from a file's name; `inside` a pair's own folder the name has no pair."""
-    ending = _ending(name)
-    if ending is None:
-        return None
-    stem = name[: -len(ending)]
-    match = (_FOLDER_NAME if inside else _FLAT_NAME).fullmatch(stem)
-    if match is None and inside and ending != ".csv":
-        match = _FREE_FOLDER_NAME.fullmatch(stem)
-    if match is None or match["role"].endswith("_points") != (ending == ".csv"):
-        return None
-    return match
-
-
-def _ending(name: str) -> str | None:
-    return next((ending for ending in (*IMAGE_ENDINGS, ".csv") if name.lower().endswith(ending)), None)
 
 
 def _group_faults(files: _Files) -> list[str]:
@@ -280,7 +263,10 @@ def _read_test_pairs(folder: Path) -> FoundPairs:
     if seen:
         names = ", ".join(f"{pair.moving}_to_{pair.fixed}" for pair in seen)
         logger.warning("%s: test pairs with a case of imagesTr, seen in training: %s", folder / DATASET_FILE, names)
-    pairs = [_pair_of_cases(cases[pair.moving], cases[pair.fixed]) for pair in dataset.json.test_pairs]
+    pairs = []
+    for pair in dataset.json.test_pairs:
+        initial = folder / pair.initial if pair.initial else None
+        pairs.append(replace(_pair_of_cases(cases[pair.moving], cases[pair.fixed]), initial=initial))
     _check_doubled(folder / DATASET_FILE, pairs)
     return _divide(pairs, {})
 
@@ -290,8 +276,8 @@ def _pair_of_cases(moving: Case, fixed: Case) -> PairFiles:
         identifier=f"{moving.identifier}_to_{fixed.identifier}",
         moving=moving.images,
         fixed=fixed.images,
-        moving_seg=moving.labels,
-        fixed_seg=fixed.labels,
+        moving_seg=moving.manual_labels,
+        fixed_seg=fixed.manual_labels,
         moving_points=moving.landmarks,
         fixed_points=fixed.landmarks,
         fixed_mask=fixed.mask,

@@ -2,12 +2,16 @@
 
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -24,6 +28,9 @@ GIB = 2.0**30
 BYTES_PER_RAW_VOXEL = 40.0
 IMPORTS_GIB = 0.4  # what an idle worker occupies
 CGROUP_FOLDER = Path("/sys/fs/cgroup")
+# Calls that are handed to an executor at once: enough to keep some hundred workers of a cluster busy, and so few that
+# what they hold does not grow with the dataset.
+CALLS_UNDER_WAY = 1024
 
 
 def available_memory_gib() -> float:
@@ -105,6 +112,8 @@ def map_cases(
 ) -> dict[str, Result]:
     """Call a function once for each case, with a progress bar; the first error ends all and names its case.
 
+    A bounded number of calls is handed to the executor at a time.
+
     Args:
         function: What is called.
         arguments: Its positional arguments by case identifier.
@@ -118,18 +127,32 @@ def map_cases(
         BiasregError: What the function raised, of the same class; or files could not be read or written, memory ran
             out, or a worker died.
     """
-    futures: dict[Future[Result], str] = {}
-    results = {}
-    try:
-        with explained_deaths():
-            futures = {executor.submit(function, *values): name for name, values in arguments.items()}
-            for future in tqdm(as_completed(futures), total=len(futures), desc=description, disable=None):
-                results[futures[future]] = _result(future, futures[future])
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
+    with explained_deaths(), closing(_results(function, arguments, executor)) as found:
+        results = dict(tqdm(found, total=len(arguments), desc=description, disable=None))
     return {name: results[name] for name in arguments}
+
+
+def _results(
+    function: Callable[..., Result], arguments: Mapping[str, tuple[Any, ...]], executor: Executor
+) -> Generator[tuple[str, Result], None, None]:
+    """Give results as they come; what has not begun is cancelled when the caller leaves or a call fails."""
+    waiting = iter(arguments.items())
+    under_way: dict[Future[Result], str] = {}
+    done: SimpleQueue[Future[Result]] = SimpleQueue()  # waiting for all at once would take time for each, each time
+    try:
+        while True:
+            for name, values in islice(waiting, CALLS_UNDER_WAY - len(under_way)):
+                future = executor.submit(function, *values)
+                under_way[future] = name
+                future.add_done_callback(done.put)
+            if not under_way:
+                return
+            future = done.get()
+            name = under_way.pop(future)
+            yield name, _result(future, name)
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
 @contextmanager
@@ -165,12 +188,21 @@ def _result(future: "Future[Result]", name: str) -> Result:
         raise
 
 
+def die_with_parent() -> None:
+    """End this process when the one that started it is gone, however it ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
 def _prepare_worker() -> None:
     """Keep each worker on one core, since the pool has one worker per core, and leave Ctrl-C to the parent."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = "1"
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=die_with_parent, daemon=True).start()
 
 
 def _container_memory_gib() -> tuple[float, float]:

@@ -61,6 +61,18 @@ def resolve_roots(
     return Roots(**{root: path for root, path in found.items() if path is not None})
 
 
+def absolute_roots(roots: Roots) -> Roots:
+    """Make the roots independent of the working folder.
+
+    Args:
+        roots: The roots.
+
+    Returns:
+        The same folders.
+    """
+    return Roots(roots.raw.absolute(), roots.preprocessed.absolute(), roots.results.absolute())
+
+
 def resolve_results(environ: Mapping[str, str], *, results: Path | str | None = None, folder: Path = Path(".")) -> Path:
     """Find the root of the results alone, all that prediction needs; as `resolve_roots` does.
 

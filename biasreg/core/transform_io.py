@@ -1,9 +1,10 @@
-"""Displacement fields on disk, in the forms that other tools read; LPS is made here.
+"""Displacement fields and linear transforms on disk, in the forms that other tools read; LPS is made here.
 
 Inside, a field is an array (X, Y, Z, 3) of RAS millimetres on the grid of the fixed image: a point p of the fixed world
 is found in the moving world at p + d(p).
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from biasreg.core import itk, nifti
 from biasreg.core.errors import ImageError
 from biasreg.core.geometry import Geometry, ras_to_lps
 from biasreg.core.image_io import strip_ending
+from biasreg.core.paths import check_readable
 from biasreg.core.serialization import atomic_write
 
 __all__ = [
     "ras_to_lps",
     "read_displacement",
+    "read_linear_transform",
     "write_composite_transform",
     "write_displacement",
     "write_learn2reg",
@@ -28,6 +31,14 @@ __all__ = [
 VECTOR_INTENT = 1007
 """NIFTI_INTENT_VECTOR. ITK takes the components as they are; those of 1006 (DISPVECT) it would turn around."""
 
+LINEAR_ENDINGS = (".tfm", ".txt", ".mat", ".h5")
+"""Of ITK's linear transforms; the first two are text."""
+
+SINGULAR_FACTOR = 1e-3
+"""A linear transform that shrinks a metre to less than a millimetre along some direction counts as singular."""
+
+_TYPE_NAME = re.compile(rb"(\w+?)_(?:double|float)_(\d)_(\d)")
+_LARGEST_LINEAR_BYTES = 1 << 20  # of a file with nothing but matrices; a field is larger
 _AS_WRITTEN = "write it as 5-D (X, Y, Z, 1, 3) with intent 1007 (vector), in LPS mm, as ANTs and ITK do"
 
 Field = npt.NDArray[np.float32]
@@ -118,6 +129,84 @@ def write_learn2reg(path: Path | str, displacement_voxels: npt.NDArray[Any], geo
     _check_ending(file, *nifti.NIFTI_ENDINGS)
     _check_field(file, displacement_voxels, geometry)
     nifti.save(file, displacement_voxels.astype(np.float32), geometry)
+
+
+def read_linear_transform(path: Path | str) -> npt.NDArray[np.float64]:
+    """Read a linear ITK transform: translation, rigid, similarity, affine, or several of these composed.
+
+    Args:
+        path: Ends in `.tfm`, `.txt`, `.mat` (as ANTs writes) or `.h5`.
+
+    Returns:
+        (4, 4) matrix, RAS mm, of the direction that ITK's transforms of images have: fixed point p is found at
+        `matrix` p in the moving world.
+
+    Raises:
+        ImageError: The file cannot be read, is damaged, or holds a transform that is not linear, not of three
+            dimensions, not finite, singular or mirroring.
+    """
+    file = Path(path)
+    check_readable(file)
+    if not file.name.lower().endswith(LINEAR_ENDINGS):
+        raise ImageError(f"{file}: a linear transform ends in {', '.join(LINEAR_ENDINGS)}; write it with ANTs or ITK")
+    try:
+        transform = SimpleITK.ReadTransform(str(file))
+    except RuntimeError as error:
+        raise ImageError(
+            f"{file}: is no transform that ITK reads ({itk.reason(error)}); write it with ANTs or ITK, or convert it"
+        ) from error
+    _check_linear(file, transform)
+    _check_whole(file)
+    return _matrix_of(file, transform)
+
+
+def _check_linear(path: Path, transform: Any) -> None:
+    if transform.GetDimension() != 3:
+        raise ImageError(f"{path}: is a transform of {transform.GetDimension()} dimensions; 3 are needed")
+    if not transform.IsLinear():
+        composite = transform.GetTransformEnum() == SimpleITK.sitkComposite
+        parts = SimpleITK.CompositeTransform(transform) if composite else None
+        found = [parts.GetNthTransform(n) for n in range(parts.GetNumberOfTransforms())] if parts else [transform]
+        names = ", ".join(part.GetName() for part in found if not part.IsLinear())
+        raise ImageError(
+            f"{path}: holds {names}, but pre-alignment is a linear map; give the linear part alone (with ANTs the file "
+            "0GenericAffine.mat)"
+        )
+
+
+def _check_whole(path: Path) -> None:
+    """Refuse what ITK reads in part without a word: a list of transforms, or one without its numbers."""
+    if path.stat().st_size > _LARGEST_LINEAR_BYTES:
+        raise ImageError(f"{path}: is larger than any linear transform; give the linear part alone")
+    content = path.read_bytes()
+    names = [match[1].decode("ascii") for match in _TYPE_NAME.finditer(content)]
+    if len(names) > 1 and names[0] != "CompositeTransform":
+        raise ImageError(
+            f"{path}: holds {len(names)} transforms side by side ({', '.join(names)}), of which one would count; write "
+            "them as one composite transform"
+        )
+    if path.name.lower().endswith((".tfm", ".txt")):
+        numbers = len(re.findall(rb"^Parameters:.*\n", content + b"\n", flags=re.MULTILINE))
+        if numbers < len([name for name in names if name != "CompositeTransform"]):
+            raise ImageError(f"{path}: is cut off (a transform has no parameters); write it again")
+
+
+def _matrix_of(path: Path, transform: Any) -> npt.NDArray[np.float64]:
+    """Read the matrix off the transform's action on four points, LPS made RAS."""
+    points = [np.zeros(3), *np.eye(3)]
+    found = np.array([transform.TransformPoint(point) for point in ras_to_lps(points).tolist()])
+    if not np.isfinite(found).all():
+        raise ImageError(f"{path}: holds numbers that are NaN or infinite; write it again")
+    origin, *images = found
+    matrix = np.eye(4)
+    matrix[:3, :3] = ras_to_lps(np.stack(images) - origin).T
+    matrix[:3, 3] = ras_to_lps(origin)
+    smallest = float(np.linalg.svd(matrix[:3, :3], compute_uv=False)[-1])
+    if smallest < SINGULAR_FACTOR:
+        raise ImageError(f"{path}: is singular (it shrinks a direction to {smallest:.3g} of its length); make it anew")
+    if (volume := float(np.linalg.det(matrix[:3, :3]))) < 0:
+        raise ImageError(f"{path}: mirrors the image (determinant {volume:.3g}), which no anatomy does; make it anew")
+    return matrix
 
 
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:

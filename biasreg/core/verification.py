@@ -1,19 +1,22 @@
 """Integrity of a raw dataset: every fault of every case, found before anything is computed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from biasreg.core.dataset import SPLITS, Case, Dataset, Split, group_channels, scan_cases
 from biasreg.core.errors import DatasetError, ImageError, format_faults
 from biasreg.core.geometry import Geometry, apply_affine
+from biasreg.core.given_frames import transform_faults
 from biasreg.core.image_io import VOLUME_ENDINGS, Image, read_image, read_labels
 from biasreg.core.parallel import map_cases
 from biasreg.core.points_io import read_points
+from biasreg.core.pseudo_labels import stale_faults
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +51,27 @@ def verify_dataset(dataset: Dataset, executor: Executor | None = None) -> None:
         faults += [*name_faults, *_orphan_faults(dataset, split)]
         _report_unused(dataset, split)
     faults += [*_shared_case_faults(dataset), *_shared_subject_faults(cases)]
+    training = {case.identifier: case.images for case in cases if _place(case) == "imagesTr"}
+    faults += transform_faults(dataset.folder, dataset.json, training)
     if not any(_place(case) == "imagesTr" for case in cases):
         faults.append(f"imagesTr holds no complete case; expected files such as case_0000{dataset.json.file_ending}")
     # A case may lie in both splits by mistake.
     arguments = {f"{_place(case)}/{case.identifier}": (case, dataset.label_values) for case in cases}
-    if executor is None:
-        results = {name: check_case(*values) for name, values in arguments.items()}
-    else:
-        results = map_cases(check_case, arguments, executor, "verification")
-    for case_faults in results.values():
-        faults += case_faults
+    faults += _faults_of_each(check_case, arguments, executor, "verification")
+    completed = {case.identifier: (case, dataset.json.labels) for case in cases if case.pseudo}
+    faults += _faults_of_each(stale_faults, completed, executor, "pseudo-labels")
     if faults:
         raise DatasetError(format_faults(dataset.folder, faults))
+
+
+def _faults_of_each(
+    check: Callable[..., list[str]], arguments: Mapping[str, tuple[Any, ...]], executor: Executor | None, topic: str
+) -> list[str]:
+    if executor is None or not arguments:
+        results = [check(*values) for values in arguments.values()]
+    else:
+        results = list(map_cases(check, arguments, executor, topic).values())
+    return [fault for found in results for fault in found]
 
 
 def check_case(case: Case, label_values: Sequence[int]) -> list[str]:

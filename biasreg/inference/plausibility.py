@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from biasreg.core.errors import ImageError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image
+from biasreg.planning.plans import Crop
 from biasreg.preprocessing.preprocess import OUTSIDE_NOTICE, CanonicalImage
 
 # People and scans differ by less than this factor; a header in cm or µm, or another part of the body, by more.
@@ -31,13 +32,14 @@ def check_content(name: str, channels: Sequence[Image], canonical: CanonicalImag
         )
 
 
-def content_notices(name: str, canonical: CanonicalImage, grid: Geometry) -> tuple[str, ...]:
+def content_notices(name: str, canonical: CanonicalImage, grid: Geometry, crop: Crop) -> tuple[str, ...]:
     """Say what a user should know about an image before trusting its registration.
 
     Args:
         name: What it is of the pair.
         canonical: The image on the canonical grid.
         grid: The canonical grid: the field of view that was planned.
+        crop: What that covers; of a part of the anatomy neither size nor place can be told without labels.
 
     Returns:
         One sentence each about channels that show nothing, the size of the anatomy, and its part outside the grid.
@@ -47,6 +49,8 @@ def content_notices(name: str, canonical: CanonicalImage, grid: Geometry) -> tup
         for channel, blank in enumerate(canonical.blank)
         if blank
     ]
+    if crop == "labels":
+        return tuple(notices)
     sides = list(zip(canonical.extent_mm, grid.extent_mm, strict=True))
     if any(not 1 / PROPORTION <= found / planned <= PROPORTION for found, planned in sides):
         found, planned = ("×".join(f"{side:.3g}" for side in each) for each in zip(*sides, strict=True))

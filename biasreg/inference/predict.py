@@ -17,12 +17,14 @@ from biasreg.core.image_io import Image, read_channels
 from biasreg.core.pairs import PairFiles, read_pairs
 from biasreg.core.paths import check_writable
 from biasreg.core.serialization import write_record
+from biasreg.core.transform_io import read_linear_transform
 from biasreg.evaluation.metrics import dice_per_label, field_metrics
 from biasreg.evaluation.reference_data import read_label_map
 from biasreg.inference.export import OutputFiles, check_save, write_labels, write_prediction
 from biasreg.inference.models import TrainedModel
 from biasreg.inference.predictor import Prediction, Predictor, timed
 from biasreg.inference.record import (
+    GIVEN,
     Accuracy,
     FieldQuality,
     PredictionRecord,
@@ -62,12 +64,14 @@ class PairImages:
         fixed: The fixed image, one `Image` per channel.
         moving_labels: Label map on the moving grid.
         fixed_labels: Label map on the fixed grid.
+        initial: (4, 4) matrix from fixed to moving points, RAS mm, that replaces the pre-alignment, if any.
     """
 
     moving: tuple[Image, ...]
     fixed: tuple[Image, ...]
     moving_labels: Image | None
     fixed_labels: Image | None
+    initial: NDArray[np.float64] | None = None
 
 
 def predict_pairs(
@@ -164,7 +168,7 @@ def _predict_pair(
     with timed(seconds, "read"):
         images = _read(pair)
     check_save(pair.identifier, images.moving[0].geometry, images.fixed[0].geometry, save)
-    prediction = predictor.register(images.moving, images.fixed)
+    prediction = predictor.register(images.moving, images.fixed, images.initial)
     seconds |= prediction.seconds
     with timed(seconds, "folding"):
         quality = _quality(prediction, images.fixed[0].geometry)
@@ -182,6 +186,7 @@ def _predict_pair(
             inputs=describe_inputs(pair),
             save=tuple(save),
             outputs=tuple(sorted(path.name for path in folder.iterdir())),
+            prealignment=predictor.frames.plans.prealignment if images.initial is None else GIVEN,
             seconds=seconds,
             quality=quality,
             accuracy=accuracy,
@@ -215,7 +220,8 @@ def _read(pair: PairFiles) -> PairImages:
             (pair.fixed_seg, pair.fixed[0], fixed[0]),
         )
     )
-    return PairImages(moving, fixed, moving_labels, fixed_labels)
+    initial = None if pair.initial is None else read_linear_transform(pair.initial)
+    return PairImages(moving, fixed, moving_labels, fixed_labels, initial)
 
 
 def _quality(prediction: Prediction, fixed: Geometry) -> FieldQuality:

@@ -131,12 +131,15 @@ class Predictor:
             logger.warning("%s", notice)
         return cls(networks, frames, device)
 
-    def register(self, moving: Sequence[Image], fixed: Sequence[Image]) -> Prediction:
+    def register(
+        self, moving: Sequence[Image], fixed: Sequence[Image], initial: NDArray[np.float64] | None = None
+    ) -> Prediction:
         """Register a pair.
 
         Args:
             moving: The moving image, one `Image` per channel.
             fixed: The fixed image, one `Image` per channel; its grid may differ from the moving one's.
+            initial: (4, 4) matrix from fixed to moving points, RAS mm, in place of the planned pre-alignment.
 
         Returns:
             The registered pair.
@@ -150,8 +153,7 @@ class Predictor:
         grid = canonical_grid(plans)
         seconds: dict[str, float] = {}
         with timed(seconds, "prealign"):
-            center = foreground_center(fixed[0], plans.modality)
-            frames = [self.frames.frame(image[0], center) for image in (moving, fixed)]
+            frames = self._frames(moving[0], fixed[0], initial)
         with timed(seconds, "resample"):
             canonical = [
                 canonical_image(image, frame, plans) for image, frame in zip((moving, fixed), frames, strict=True)
@@ -183,9 +185,17 @@ class Predictor:
             notices=tuple(
                 notice
                 for name, item in zip(ROLES, canonical, strict=True)
-                for notice in content_notices(name, item, grid)
+                for notice in content_notices(name, item, grid, plans.crop)
             ),
         )
+
+    def _frames(
+        self, moving: Image, fixed: Image, initial: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Find the frames of moving and fixed image; a given map leads from the fixed frame to the moving one."""
+        center = foreground_center(fixed, self.frames.plans.modality)
+        of_fixed = self.frames.frame(fixed, center)
+        return self.frames.frame(moving, center) if initial is None else initial @ of_fixed, of_fixed
 
     def _check_channels(self, moving: Sequence[Image], fixed: Sequence[Image]) -> None:
         expected = len(self.frames.plans.normalization)

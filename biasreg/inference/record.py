@@ -16,7 +16,9 @@ from biasreg.core.serialization import file_hash
 from biasreg.inference.models import TrainedModel, training_notices
 from biasreg.inference.predictor import InverseError
 
-Role = Literal["moving", "fixed", "moving_seg", "fixed_seg"]
+Role = Literal["moving", "fixed", "moving_seg", "fixed_seg", "initial"]
+GIVEN = "given"
+"""Pre-alignment by the user's own transform; other values are those of the plans."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class PredictionRecord:
         inputs: What it was made from.
         save: Further outputs that were asked for.
         outputs: Names of the files beside the record that belong to it.
+        prealignment: What brought the images into the network's frame: the plans' way, or `given` by a file among the
+            inputs.
         seconds: Wall time of each stage, and `total`, before this record.
         quality: How regular the transform is.
         accuracy: Overlap of the labels; None without label maps of both images.
@@ -104,6 +108,7 @@ class PredictionRecord:
     inputs: tuple[InputFile, ...]
     save: tuple[str, ...]
     outputs: tuple[str, ...]
+    prealignment: str
     seconds: dict[str, float]
     quality: FieldQuality
     accuracy: Accuracy | None
@@ -147,6 +152,7 @@ def describe_inputs(pair: PairFiles) -> tuple[InputFile, ...]:
         "fixed": pair.fixed,
         "moving_seg": () if pair.moving_seg is None else (pair.moving_seg,),
         "fixed_seg": () if pair.fixed_seg is None else (pair.fixed_seg,),
+        "initial": () if pair.initial is None else (pair.initial,),
     }
     return tuple(
         InputFile(role, str(file), file_hash(file))

@@ -75,7 +75,7 @@ class Misalignment:
         centroid_mm: Distance between the two centroids of a label, over all labels that both show: its
             `DISTANCE_PERCENTILES`; None without labels.
         surface_mm: Distance from the surface of a label in one case to the same in the other, both ways, over all
-            labels that both show: likewise.
+            labels that both show: likewise. Both distances are measured where both images reach.
     """
 
     score: float

@@ -100,7 +100,10 @@ def label_misalignment(fixed: Image, moving: Image, matrix: np.ndarray) -> Misal
     second = labels_to_canonical(moving.array, moving.geometry, grid, matrix @ frame, values)
     pairs = [(first == index, second == index) for index in range(1, len(values) + 1)]
     dice = [2 * int((a & b).sum()) / max(int(a.sum()) + int(b.sum()), 1) for a, b in pairs]
-    seen = [(a, b) for a, b in pairs if a.any() and b.any()]  # what is thinner than a voxel may be lost
+    # What one of the two images does not reach is no displacement: a spinal cord ends where the scan does.
+    reached = field_of_view(fixed.geometry, grid, frame) & field_of_view(moving.geometry, grid, matrix @ frame)
+    both = [(a & reached, b & reached) for a, b in pairs]
+    seen = [(a, b) for a, b in both if a.any() and b.any()]  # what is thinner than a voxel may be lost
     return Misalignment(
         score=float(np.mean(dice)),
         centroid_mm=_percentiles([_centroid_distance(a, b) * grid.spacing[0] for a, b in seen]),

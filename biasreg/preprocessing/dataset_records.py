@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from itertools import chain, count
@@ -12,13 +13,16 @@ from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import DatasetError, PlansError, RecordError
 from biasreg.core.parallel import map_cases
 from biasreg.core.serialization import read_record, to_json, write_json
-from biasreg.planning.files import SPLITS_FILE, read_folds, read_versioned
-from biasreg.planning.fingerprint import FINGERPRINT_SCHEMA_VERSION, Fingerprint, dataset_hash, source_hash
+from biasreg.planning.files import SPLITS_FILE, read_folds, read_plans, read_versioned
+from biasreg.planning.fingerprint import dataset_hash, source_hash
+from biasreg.planning.fingerprint_records import FINGERPRINT_SCHEMA_VERSION, Fingerprint
+from biasreg.planning.plans import Plans
 from biasreg.planning.splits import Fold, check_folds, fits, make_splits
 
 logger = logging.getLogger(__name__)
 
 FINGERPRINT_FILE = "dataset_fingerprint.json"
+FINGERPRINT_CACHE = "dataset_fingerprint_cache"
 PLANS_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -98,6 +102,26 @@ def current_fingerprint(path: Path, dataset: Dataset, executor: Executor) -> Fin
     known = {case.identifier: case.source_hash for case in fingerprint.cases}
     cases = {case.identifier: (case,) for case in dataset.cases("Tr")}
     return fingerprint if known == map_cases(source_hash, cases, executor, "looking for changes") else None
+
+
+def current_plans(path: Path) -> Plans | None:
+    """Read plans that were made before, for what a user has added to them.
+
+    Args:
+        path: Their file.
+
+    Returns:
+        The plans; None if there are none, or ones that this version does not read (a copy is kept beside them then).
+    """
+    if not path.is_file():
+        return None
+    try:
+        return read_plans(path, "")
+    except (PlansError, RecordError) as error:
+        backup = path.with_suffix(".json.bak")
+        shutil.copyfile(path, backup)
+        logger.warning("earlier plans cannot be read (%s): nothing is taken over from them (copy: %s)", error, backup)
+        return None
 
 
 def settle_folds(path: Path, dataset: Dataset) -> tuple[Fold, ...]:

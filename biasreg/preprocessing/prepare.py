@@ -13,29 +13,35 @@ import numpy as np
 
 from biasreg.core.dataset import SPLITS, Dataset, read_dataset, scan_cases
 from biasreg.core.dataset_json import DATASET_FILE
-from biasreg.core.errors import ImageError, PlansError
+from biasreg.core.errors import ImageError, InputError, PlansError
 from biasreg.core.image_io import read_geometry
 from biasreg.core.parallel import memory_per_case_gib, number_of_workers, process_executor
 from biasreg.core.paths import Roots, check_writable, find_dataset
 from biasreg.core.serialization import atomic_write, content_hash, write_record
 from biasreg.core.verification import verify_dataset
-from biasreg.planning.files import SPLITS_FILE, command_line, read_dataset_plans
-from biasreg.planning.fingerprint import Fingerprint
+from biasreg.planning.consistency import check_configuration
+from biasreg.planning.files import SPLITS_FILE, command_line, configuration_of, read_dataset_plans
 from biasreg.planning.fingerprint import extract_fingerprint as extract_facts
-from biasreg.planning.planner import FULL_RESOLUTION, LOW_RESOLUTION, Target
+from biasreg.planning.fingerprint_records import Fingerprint
+from biasreg.planning.network_rules import describe_network
+from biasreg.planning.overrides import apply_changes, keep_user_configurations
+from biasreg.planning.planner import PLANNED, Target
 from biasreg.planning.planner import plan_experiment as decide
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
 from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.dataset_records import (
+    FINGERPRINT_CACHE,
     FINGERPRINT_FILE,
     check_belongs,
     check_plans_name,
     current_fingerprint,
+    current_plans,
     read_fingerprint,
     settle_folds,
     write_folds,
 )
 from biasreg.preprocessing.preprocess import preprocess_dataset
+from biasreg.preprocessing.pseudo_labels import PseudoLabelOptions, make_pseudo_labels, report_use
 from biasreg.preprocessing.storage import clear_folder, configuration_folder
 
 logger = logging.getLogger(__name__)
@@ -54,6 +60,10 @@ class PrepareOptions:
         verify: Check the raw dataset first.
         clean: Extract the fingerprint and preprocess anew even where results exist.
         num_workers: Processes; None for as many as cores and memory allow.
+        target_spacing: Voxel size in mm along x, y, z to plan with; None for what the rules give.
+        changes: Values of the plans that the user sets, each as `training.epochs=200`.
+        configuration: Configuration to preprocess; None for the plans' default.
+        pseudo_labels: Have TotalSegmentator make the labels that are missing first, as `make_pseudo_labels` does.
     """
 
     device: Literal["cpu", "cuda"]
@@ -62,6 +72,14 @@ class PrepareOptions:
     verify: bool = True
     clean: bool = False
     num_workers: int | None = None
+    target_spacing: tuple[float, float, float] | None = None
+    changes: tuple[str, ...] = ()
+    configuration: str | None = None
+    pseudo_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.target_spacing is not None and not all(0 < side < float("inf") for side in self.target_spacing):
+            raise InputError(f"target spacing {self.target_spacing} mm · give three numbers above 0")
 
 
 def plan_and_preprocess(
@@ -83,6 +101,8 @@ def plan_and_preprocess(
     """
     check_plans_name(options.plans_name)
     dataset, folder = _open(roots, reference)
+    if options.pseudo_labels:
+        make_pseudo_labels(roots, reference, PseudoLabelOptions(keep_others=True))
     with _case_executor(dataset, options, executor) as shared:
         if options.verify:
             _verify(dataset, shared)
@@ -114,6 +134,7 @@ def extract_fingerprint(
         InputError: If the dataset's preprocessed folder cannot be written to.
     """
     dataset, folder = _open(roots, reference)
+    report_use(dataset)
     path = folder / FINGERPRINT_FILE
     with _case_executor(dataset, options, executor) as shared:
         if options.verify:
@@ -122,7 +143,10 @@ def extract_fingerprint(
         if known is not None:
             logger.info("fingerprint kept: the raw files have not changed (%s)", path)
             return known
-        fingerprint = extract_facts(dataset, measure_alignment, shared)
+        cache = folder / FINGERPRINT_CACHE
+        if options.clean and cache.is_dir():
+            shutil.rmtree(cache)
+        fingerprint = extract_facts(dataset, measure_alignment, shared, cache)
     write_record(path, fingerprint)
     return fingerprint
 
@@ -130,7 +154,8 @@ def extract_fingerprint(
 def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Plans:
     """Make the plans of a dataset from its fingerprint, and its folds.
 
-    Folds that are there and still fit the cases are kept, so that a user may choose them.
+    Folds that are there and still fit the cases are kept, so that a user may choose them; so are configurations that a
+    user has added to plans of this name.
 
     Args:
         roots: Root folders.
@@ -149,20 +174,21 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
     dataset, folder = _open(roots, reference)
     fingerprint = _read_own_fingerprint(folder, dataset, reference, options)
     folds = settle_folds(folder / SPLITS_FILE, dataset)
-    plans = decide(fingerprint, dataset.json, Target(options.device, options.memory_gib, options.plans_name))
+    target = Target(options.device, options.memory_gib, options.plans_name, options.target_spacing)
+    plans = apply_changes(decide(fingerprint, dataset.json, target), options.changes)
+    earlier = current_plans(folder / f"{options.plans_name}.json")
+    if earlier is not None:
+        plans = keep_user_configurations(plans, earlier)
     with atomic_write(folder / DATASET_FILE) as temporary:
         shutil.copyfile(dataset.folder / DATASET_FILE, temporary)
     write_record(folder / f"{options.plans_name}.json", plans)
     write_folds(folder / SPLITS_FILE, folds)
-    for topic, reason in plans.why.items():
-        logger.info("%s: %s", topic, reason)
-    chosen = plans.configurations[plans.default_configuration].preprocessing
-    logger.info("%s: grid %s at %s mm", plans.default_configuration, chosen.patch_size, chosen.spacing)
+    _report_plans(plans)
     return plans
 
 
 def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: Executor | None = None) -> Path:
-    """Preprocess the training cases of a dataset for the default configuration of its plans.
+    """Preprocess the training cases of a dataset for one configuration of its plans.
 
     Args:
         roots: Root folders.
@@ -186,7 +212,8 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
             f"the plans follow another fingerprint than the one at hand · {dataset_folder} · "
             f"run `{command_line('biasreg_plan_experiment', reference, options.plans_name)}`"
         )
-    name = plans.default_configuration
+    name = options.configuration or plans.default_configuration
+    check_configuration(name, configuration_of(plans, name, dataset_folder))
     folder = configuration_folder(dataset_folder, plans.plans_name, name)
     check_writable(folder, WRITING_ADVICE)
     _report_unused(dataset_folder, plans)
@@ -224,9 +251,19 @@ def _read_own_fingerprint(folder: Path, dataset: Dataset, reference: str, option
     return fingerprint
 
 
+def _report_plans(plans: Plans) -> None:
+    """Say what was decided, the default configuration last, with its reasons."""
+    for topic, reason in plans.why[plans.default_configuration].items():
+        logger.info("%s: %s", topic, reason)
+    for name, made in plans.configurations.items():
+        grid = f"grid {made.preprocessing.patch_size} at {made.preprocessing.spacing} mm"
+        default = " (default)" if name == plans.default_configuration else ""
+        logger.info("%s%s: %s, %s", name, default, grid, describe_network(made.network, made.training.similarity))
+
+
 def _report_unused(dataset_folder: Path, plans: Plans) -> None:
     """Name the folder that earlier plans of this name left at another resolution."""
-    for name in {FULL_RESOLUTION, LOW_RESOLUTION} - set(plans.configurations):
+    for name in set(PLANNED) - set(plans.configurations):
         folder = configuration_folder(dataset_folder, plans.plans_name, name)
         if folder.is_dir():
             logger.warning("%s belongs to earlier plans and is no longer used; delete it", folder)

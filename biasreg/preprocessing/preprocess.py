@@ -13,19 +13,20 @@ from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.geometry import Geometry, world_box
 from biasreg.core.image_io import Image, read_channels, read_labels
 from biasreg.core.parallel import map_cases
-from biasreg.planning.fingerprint import Fingerprint, source_hash
+from biasreg.planning.fingerprint import source_hash
+from biasreg.planning.fingerprint_records import Fingerprint
 from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
-from biasreg.preprocessing.frames import build_reference, read_frame_source, reference_source, store_reference
+from biasreg.preprocessing.case_frames import case_frame, is_complete
+from biasreg.preprocessing.disk_use import check_room, remove_half_written
+from biasreg.preprocessing.frames import build_reference, reference_source, store_reference
 from biasreg.preprocessing.normalization import normalize
-from biasreg.preprocessing.prealign import foreground_center, translation
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
     STAMP_FILE,
     StoredCase,
     clear_folder,
     damaged_arrays,
-    find_stored_case,
     is_stamped,
     read_stored_case,
     write_case,
@@ -118,6 +119,7 @@ def preprocess_dataset(
         BiasregError: If a case cannot be read or stored; it is named, and those that are complete stay.
         PlansError: If raw files have changed since the fingerprint was taken, or the folder holds files that were not
             made here.
+        InputError: If the disk has no room for the cases; none is written then.
     """
     cases = {case.identifier: case for case in dataset.cases("Tr")}
     _check_names(cases)
@@ -127,15 +129,20 @@ def preprocess_dataset(
     centers = shared_centers(fingerprint, dataset.json.pairing)
     known = {name: (case, centers[name], plans, folder) for name, case in cases.items()}
     looked_at = {name: (*arguments, hashes[name]) for name, arguments in known.items()}
-    complete = map_cases(_is_complete, looked_at, executor, "looking at what is there")
-    pending = {name: arguments for name, arguments in known.items() if not complete[name]}
+    complete = map_cases(is_complete, looked_at, executor, "looking at what is there")
+    pending = {name: known[name] for name, case in cases.items() if not _all_complete(case, complete)}
     if len(pending) < len(cases):
         logger.info("%d of %d cases are already preprocessed", len(cases) - len(pending), len(cases))
     for name in pending:
         for path in damaged_arrays(folder, name):
             logger.warning("case %s is preprocessed anew, for an array of it is cut off or damaged: %s", name, path)
-    map_cases(preprocess_case, pending, executor, "preprocessing")
-    _report([read_stored_case(folder, name, "run `biasreg_preprocess` again") for name in cases], plans)
+    remove_half_written(folder)
+    check_room(folder, {name: cases[name] for name in pending}, plans)
+    for follows in (False, True):  # the frame of a case may follow from that of another one
+        part = {name: arguments for name, arguments in pending.items() if bool(cases[name].given) == follows}
+        map_cases(preprocess_case, part, executor, "preprocessing")
+    for name, case in cases.items():
+        _report(case, read_stored_case(folder, name, "run `biasreg_preprocess` again"), plans)
 
 
 def preprocess_case(case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path) -> StoredCase:
@@ -145,25 +152,26 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
         case: The case.
         shared_center: World point (RAS mm) that becomes the canonical origin when pre-alignment is `none`.
         plans: The preprocessing plans.
-        folder: Where it goes; holds the reference when cases are aligned by an affine map.
+        folder: Where it goes; holds the reference when cases are aligned by an affine map, and the case that the user's
+            transforms start from, if they say where this one lies.
 
     Returns:
         The stored record.
     """
     channels = read_channels(case.images)
-    if case.identifier == plans.reference_case:
-        frame = translation(foreground_center(channels[0], plans.modality))  # as its image was brought into the frame
-    else:
-        frame = read_frame_source(plans, folder).frame(channels[0], shared_center)
+    frame = case_frame(case, channels[0], shared_center, plans, folder)
     canonical = canonical_image(channels, frame, plans)
     mask, grid = canonical.mask, canonical_grid(plans)
     if case.mask is not None:
         user_mask = read_labels(case.mask)
         mask = mask & (labels_to_canonical(user_mask.array > 0, user_mask.geometry, grid, frame, (1,)) > 0)
-    classes = None
+    classes, outside = None, canonical.foreground_outside if plans.crop == "anatomy" else 0.0
     if case.labels is not None:
         labels = read_labels(case.labels)
         classes = labels_to_canonical(labels.array, labels.geometry, grid, frame, plans.label_values)
+        shown = np.isin(labels.array, plans.label_values)
+        if plans.crop == "labels" and shown.any():
+            outside = _fraction_outside(shown, labels.geometry, grid, frame)
     present = () if classes is None else tuple(int(value) for value in np.unique(classes) if value > 0)
     record = StoredCase(
         identifier=case.identifier,
@@ -173,7 +181,7 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
         label_presence=present,
         frame=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in frame),
         geometry=channels[0].geometry,
-        foreground_outside=canonical.foreground_outside,
+        foreground_outside=outside,
         source_hash=source_hash(case),
     )
     write_case(folder, record, canonical.image, mask, classes)
@@ -229,15 +237,9 @@ def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Ca
         store_reference(folder, plans, reference)
 
 
-def _is_complete(
-    case: Case, shared_center: Sequence[float], plans: PreprocessingPlans, folder: Path, current_hash: str
-) -> bool:
-    record = find_stored_case(folder, case.identifier)
-    if record is None or (record.subject, record.modality) != (case.subject, case.modality):
-        return False
-    if plans.prealignment == "none" and not np.array_equal(np.array(record.frame), translation(shared_center)):
-        return False  # the centre that all share has moved
-    return record.source_hash == current_hash
+def _all_complete(case: Case, complete: Mapping[str, bool]) -> bool:
+    """Tell whether a case is complete, and the one that its frame follows from too."""
+    return complete[case.identifier] and (case.given is None or complete[case.given.anchor])
 
 
 def _fraction_outside(foreground: np.ndarray, geometry: Geometry, grid: Geometry, frame: np.ndarray) -> float:
@@ -245,12 +247,11 @@ def _fraction_outside(foreground: np.ndarray, geometry: Geometry, grid: Geometry
     return float(np.count_nonzero(foreground & ~seen) / np.count_nonzero(foreground))
 
 
-def _report(records: Sequence[StoredCase], plans: PreprocessingPlans) -> None:
-    """Name the cases that a user should look at."""
-    for record in records:
-        if record.foreground_outside > OUTSIDE_NOTICE:
-            share = 100 * record.foreground_outside
-            logger.warning("case %s: %.1f %% of the anatomy lies outside the grid", record.identifier, share)
-        unmoved = np.array_equal(np.array(record.frame)[:3, :3], np.eye(3))
-        if plans.reference_case and unmoved and record.identifier != plans.reference_case:
-            logger.warning("case %s: affine registration did not get beyond its start; look at it", record.identifier)
+def _report(case: Case, record: StoredCase, plans: PreprocessingPlans) -> None:
+    """Name a case that a user should look at."""
+    if record.foreground_outside > OUTSIDE_NOTICE:
+        share = 100 * record.foreground_outside
+        logger.warning("case %s: %.1f %% of the %s lies outside the grid", record.identifier, share, plans.crop)
+    registered = plans.reference_case not in (None, case.identifier) and case.given is None
+    if registered and np.array_equal(np.array(record.frame)[:3, :3], np.eye(3)):
+        logger.warning("case %s: affine registration did not get beyond its start; look at it", record.identifier)

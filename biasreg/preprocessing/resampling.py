@@ -79,7 +79,7 @@ def labels_to_canonical(
     """
     matrix = _index_matrix(geometry, grid, frame)
     sigma = _smoothing_sigma(matrix)
-    classes = np.zeros(grid.shape, dtype=np.uint8 if len(values) < 256 else np.uint16)
+    classes = np.zeros(grid.shape, dtype=class_type(len(values)))
     best = np.zeros(grid.shape, dtype=np.float32)
     total = np.zeros(grid.shape, dtype=np.float32)
     boxes = label_boxes(labels, values)
@@ -102,6 +102,18 @@ def labels_to_canonical(
         classes[outer][wins] = index + 1
     classes[(1 - total > best) | ~field_of_view(geometry, grid, frame)] = 0
     return classes
+
+
+def class_type(count: int) -> np.dtype:
+    """Choose the type of class maps.
+
+    Args:
+        count: Number of foreground classes.
+
+    Returns:
+        uint8, or uint16 above 255.
+    """
+    return np.dtype(np.uint8 if count < 256 else np.uint16)
 
 
 def field_of_view(geometry: Geometry, grid: Geometry, frame: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ class StoredCase:
         label_presence: Classes (1, 2, ...) that occur on the canonical grid.
         frame: (4, 4) matrix from canonical coordinates (mm) to the case's world (RAS mm).
         geometry: Grid of the raw image.
-        foreground_outside: Fraction of the anatomy that lies outside the canonical grid.
+        foreground_outside: Fraction of what the grid is to cover, anatomy or labels, that lies outside of it.
         source_hash: Hash of the raw files.
     """
 

@@ -6,7 +6,7 @@ from biasreg.cli.extract_fingerprint import main
 def test_only_the_facts_are_written_and_kept(run, tmp_path, caplog):
     assert run(main) == 0
     folder = tmp_path / "preprocessed" / "Dataset700_Tiny"
-    assert [path.name for path in folder.iterdir()] == ["dataset_fingerprint.json"]
+    assert {path.name for path in folder.iterdir()} == {"dataset_fingerprint.json", "dataset_fingerprint_cache"}
     first = (folder / "dataset_fingerprint.json").read_bytes()
     assert len(json.loads(first)["cases"]) == 4
     assert run(main) == 0

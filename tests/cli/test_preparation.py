@@ -1,5 +1,4 @@
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -56,27 +55,11 @@ def test_wrong_arguments_end_with_code_2(arguments, prepare, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-class Client:
-    """Stands in for `distributed.Client`: knows one scheduler."""
+def test_an_address_without_a_scheduler_is_refused(prepare, monkeypatch, capsys):
+    def connect(**where):
+        raise OSError(f"timed out after 30 s trying to reach {where['address']}")
 
-    def __init__(self, address):
-        if address != "tcp://here:8786":
-            raise OSError(f"timed out after 30 s trying to reach {address}")
-
-    def __enter__(self):
-        self.pool = ThreadPoolExecutor(1)
-        return self
-
-    def __exit__(self, *error):
-        self.pool.shutdown()
-
-    def get_executor(self):
-        return self.pool
-
-
-def test_a_dask_cluster_is_used_where_it_answers(prepare, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=Client))
-    assert isinstance(prepare("--dask", "tcp://here:8786")[3], ThreadPoolExecutor)
+    monkeypatch.setitem(sys.modules, "distributed", SimpleNamespace(Client=connect))
     assert prepare("--dask", "tcp://there:8786") == 2
     assert "no Dask scheduler answers at 'tcp://there:8786'" in capsys.readouterr().err
 

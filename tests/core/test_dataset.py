@@ -101,7 +101,7 @@ def test_misnamed_image_files_are_refused_by_name(file, channels, message, make_
         ({"modalities": {"q": "CT"}}, r"modalities\.q: there is no image of such a case"),
         ({"pairs": [{"moving": "a", "fixed": "t"}]}, r"pairs\[0\]: there is no image of case t in imagesTr;"),
         ({"pairs": [{"moving": "a", "fixed": "a"}]}, "same case a"),
-        ({"pairs": ["ab"]}, r'pairs\[0\]: expected an object with the fields moving, fixed, got "ab"'),
+        ({"pairs": ["ab"]}, r'pairs\[0\]: expected an object with the fields moving, fixed, initial, got "ab"'),
         ({"pairs": [{"moving": "a"}]}, r"pairs\[0\]\.fixed: this field is missing"),
         ({"test_pairs": [{"moving": "t", "fixed": "q"}]}, r"test_pairs\[0\]: there is no image of case q in imagesTs"),
     ],
@@ -154,7 +154,9 @@ def test_dataset_json_survives_the_round_trip(tmp_path):
     record = DatasetJson("N", {"0": "CT"}, {"background": 0}, ".mha", "listed", {"a": "s"}, (PairNames("a", "b"),))
     write_record(tmp_path / "dataset.json", record)
     assert read_record(tmp_path / "dataset.json", DatasetJson) == record
-    assert json.loads((tmp_path / "dataset.json").read_text())["pairs"] == [{"moving": "a", "fixed": "b"}]
+    assert json.loads((tmp_path / "dataset.json").read_text())["pairs"] == [
+        {"moving": "a", "fixed": "b", "initial": None}
+    ]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real datasets of shared/data are not here")

@@ -58,6 +58,39 @@ def test_a_sub_folder_per_pair_is_named_by_the_folder(tmp_path):
     assert second.fixed == (tmp_path / "p2" / "fixed-ct.nii",)
 
 
+@pytest.mark.parametrize("ending", [".tfm", ".mat", ".h5", ".txt"])
+def test_a_transform_of_the_user_belongs_to_its_pair_in_every_form(ending, tmp_path):
+    flat, folders, listed = tmp_path / "flat", tmp_path / "folders", tmp_path / "listed"
+    touch(flat, "p_moving.nii.gz", "p_fixed.nii.gz", f"p_initial{ending}", "q_moving.nii.gz", "q_fixed.nii.gz")
+    first, second = pairs_of(flat)
+    assert (first.initial, second.initial) == (flat / f"p_initial{ending}", None)
+    touch(folders, "p/moving.nii.gz", "p/fixed.nii.gz", f"p/initial{ending}", f"p/moving_notes{ending}")
+    (pair,) = pairs_of(folders)
+    assert pair.initial == folders / "p" / f"initial{ending}"
+    touch(listed, "m.nii.gz", "f.nii.gz", f"t{ending}")
+    (listed / "a.csv").write_text(f"id,moving,fixed,initial\np,m.nii.gz,f.nii.gz,t{ending}\nq,m.nii.gz,f.nii.gz,\n")
+    (listed / "b.json").write_text(json.dumps([{"moving": "m.nii.gz", "fixed": "f.nii.gz", "initial": f"t{ending}"}]))
+    assert [pair.initial for pair in pairs_of(listed / "a.csv")] == [listed / f"t{ending}", None]
+    assert [pair.initial for pair in pairs_of(listed / "b.json")] == [listed / f"t{ending}"]
+
+
+def test_faulty_names_of_transforms_are_reported(tmp_path, caplog):
+    touch(tmp_path, "p_moving.nii.gz", "p_fixed.nii.gz", "p_initial.tfm", "p_initial.mat")
+    touch(tmp_path, "q_moving.nii.gz", "q_fixed.nii.gz", "q_inital.mat", "q_initial.nii.gz", "r_initial.h5")
+    found = read_pairs(tmp_path)
+    assert [pair.identifier for pair in found.pairs] == ["q"]
+    assert found.faults["p"] == "p_initial.mat and p_initial.tfm are the same file of the pair (initial); keep one"
+    assert "there is no moving image (seen: r_initial.h5)" in found.faults["r"]
+    assert "belong to no pair and are not used: q_inital.mat, q_initial.nii.gz" in caplog.text
+
+
+def test_a_listed_transform_that_is_missing_fails_its_pair(tmp_path):
+    touch(tmp_path, "m.nii.gz", "f.nii.gz")
+    (tmp_path / "pairs.csv").write_text("moving,fixed,initial\nm.nii.gz,f.nii.gz,t.tfm\n")
+    with pytest.raises(DatasetError, match=r"there is no file .*t\.tfm"):
+        read_pairs(tmp_path)
+
+
 def test_images_without_a_pair_are_named_in_a_warning(tmp_path, caplog):
     touch(tmp_path, "p_moving.nii.gz", "p_fixed.nii.gz", "p_other.nii.gz", "out/p_warped.nii.gz")
     with caplog.at_level(logging.WARNING):

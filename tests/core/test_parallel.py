@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 
@@ -69,6 +71,28 @@ def test_the_first_error_ends_the_work(executor):
     assert len(begun) < 10
 
 
+class CountingPool(ThreadPoolExecutor):
+    """A pool that knows how many calls it was given at once."""
+
+    under_way = most = 0
+
+    def submit(self, function, /, *args, **kwargs):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return super().submit(function, *args, **kwargs)
+
+    def work(self, value):
+        self.under_way -= 1
+        return value
+
+
+def test_calls_are_handed_over_a_bounded_number_at_a_time():
+    with CountingPool(1) as pool:
+        results = map_cases(pool.work, {str(number): (number,) for number in range(100_000)}, pool, "work")
+    assert list(results.values()) == list(range(100_000))
+    assert 2 < pool.most <= parallel.CALLS_UNDER_WAY + 1  # one may be counted while its result is on its way
+
+
 def test_a_dead_worker_is_explained():
     with pytest.raises(BiasregError, match=r"a worker died.*memory.*-np"):
         map_cases(str, {"a": (1,)}, BrokenPool(), "work")
@@ -77,6 +101,40 @@ def test_a_dead_worker_is_explained():
 def test_a_single_worker_is_a_thread_of_this_process():
     with process_executor(1) as pool:
         assert pool.submit(os.getpid).result() == os.getpid()
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed():
+    code = """
+import os, signal, time
+from biasreg.core.parallel import process_executor
+if __name__ == "__main__":
+    with process_executor(2) as pool:
+        pids = {pool.submit(os.getpid).result()}
+        pool.submit(time.sleep, 60)
+        pids.add(pool.submit(os.getpid).result())
+        print(*pids, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(is_alive(pid) for pid in workers):
+        time.sleep(0.05)
+    left = [pid for pid in workers if is_alive(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @pytest.mark.slow

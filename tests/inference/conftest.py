@@ -49,6 +49,7 @@ def configuration() -> Configuration:
             modality="MRI",
             normalization=(ChannelNormalization("percentile", 0.5, 99.5),),
             prealignment="center",
+            crop="anatomy",
             reference_case=None,
             label_values=(3, 7),
             label_names=("shell", "core"),
@@ -56,7 +57,7 @@ def configuration() -> Configuration:
         network=NetworkPlans(
             in_channels=1,
             num_labels=3,
-            encoder=EncoderPlans("residual", "scratch", 4, (1,), (1,), 2),
+            encoder=EncoderPlans("residual", "scratch", 4, (1,), (1,), 2, ((2, 2, 2),) * 2),
             decoder_channels=(4, 4, 4),
             registration_levels=2,
             segmentation_level=0,

@@ -16,7 +16,7 @@ def canonical(extent_mm=(40.0, 80.0, 80.0), outside=0.0, blank=(False,)):
 
 
 def test_an_image_as_planned_gives_no_notice():
-    assert content_notices("moving", canonical(), GRID) == ()
+    assert content_notices("moving", canonical(), GRID, "anatomy") == ()
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_an_image_as_planned_gives_no_notice():
     ],
 )
 def test_anatomy_below_a_quarter_or_above_four_times_of_the_plan_along_an_axis_gives_a_notice(extent_mm, noticed):
-    notices = content_notices("fixed", canonical(extent_mm), GRID)
+    notices = content_notices("fixed", canonical(extent_mm), GRID, "anatomy")
     assert len(notices) == noticed
     if noticed:
         measured = "×".join(f"{side:.3g}" for side in extent_mm)
@@ -39,7 +39,7 @@ def test_anatomy_below_a_quarter_or_above_four_times_of_the_plan_along_an_axis_g
 
 
 def test_anatomy_outside_the_grid_and_blank_channels_are_named_with_their_numbers():
-    notices = content_notices("moving", canonical(outside=0.123, blank=(False, True)), GRID)
+    notices = content_notices("moving", canonical(outside=0.123, blank=(False, True)), GRID, "anatomy")
     assert notices[0].startswith("channel 1 of the moving image shows nothing")
     assert notices[1].startswith("12.3 % of the moving image's anatomy lies outside the grid")
 

@@ -14,6 +14,7 @@ RECORD = PredictionRecord(
     inputs=(InputFile("moving", "a.nii.gz", "1"), InputFile("fixed", "b.nii.gz", "2")),
     save=(),
     outputs=("a_warp.nii.gz", "a_warped.nii.gz"),
+    prealignment="affine",
     seconds={"total": 1.0},
     quality=FieldQuality(0.0, None, InverseError(0.0, 0.0, 0.0)),
     accuracy=None,

@@ -1,6 +1,7 @@
 """Pairs registered by known networks, written as `biasreg_predict` writes them, over grids of all kinds."""
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,25 @@ PLANS = PreprocessingPlans(
     modality="MRI",
     normalization=(ChannelNormalization("percentile", 0.5, 99.5),),
     prealignment="affine",
+    crop="anatomy",
     reference_case=None,
     label_values=(),
     label_names=(),
 )
 
 FACE_MARGIN = 1e-3  # voxels from a face of the moving grid, within which rounding decides what is inside
+
+
+@pytest.fixture(scope="session")
+def ants_python() -> Path:
+    """The Python that has antspyx: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
+    named = os.environ.get("BIASREG_INTEROP_PYTHON")
+    if named and not Path(named).is_file():
+        pytest.fail(f"$BIASREG_INTEROP_PYTHON names {named}, which does not exist")
+    python = Path(named) if named else Path(__file__).resolve().parents[2] / ".venv-interop" / "bin" / "python"
+    if not python.is_file():
+        pytest.skip("antspyx: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
+    return python
 
 
 def turned(axis: tuple[float, float, float], degrees: float) -> NDArray[np.float64]:

@@ -15,23 +15,11 @@ from biasreg.core.transform_io import read_displacement
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("apply_with_ants.py")
 INTENSITY_TOLERANCE = 1e-3  # of the moving image's range
 POINT_TOLERANCE_MM = 1e-3
 JACOBIAN_TOLERANCE = 0.02  # ANTs and biasreg take differences of different order
 LPS = np.array([-1.0, -1.0, 1.0])
-
-
-def ants_python() -> Path:
-    """The Python that has antspyx: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
-    named = os.environ.get("BIASREG_INTEROP_PYTHON")
-    if named and not Path(named).is_file():
-        pytest.fail(f"$BIASREG_INTEROP_PYTHON names {named}, which does not exist")
-    python = Path(named) if named else ROOT / ".venv-interop" / "bin" / "python"
-    if not python.is_file():
-        pytest.skip("antspyx: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
-    return python
 
 
 def jobs_for(pair) -> list[dict]:
@@ -60,14 +48,13 @@ def jobs_for(pair) -> list[dict]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ants_results(pair_names, written_pair, tmp_path_factory) -> None:
+def ants_results(ants_python, pair_names, written_pair, tmp_path_factory) -> None:
     """Run ANTs once for all pairs; its results lie beside those of biasreg."""
-    python = ants_python()
     jobs = [job for name in pair_names for job in jobs_for(written_pair(name))]
     file = tmp_path_factory.mktemp("ants") / "jobs.json"
     file.write_text(json.dumps(jobs), encoding="utf-8")
     environment = {**os.environ, "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
-    result = subprocess.run([python, SCRIPT, file], capture_output=True, text=True, env=environment, check=False)
+    result = subprocess.run([ants_python, SCRIPT, file], capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == 0, result.stderr
 
 

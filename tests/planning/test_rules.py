@@ -74,9 +74,10 @@ def test_the_reason_of_the_pre_alignment_says_what_was_measured(pairing, words):
 @pytest.mark.parametrize(
     ("pairs", "expected", "words"),
     [
-        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 4, 8.0, "keep at most 8.0 mm in 4 sampled pairs"),
+        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 4, 8.0, "keep 8.0 mm (upper quartile of 4 sampled pairs)"),
         ([pair(0.2, 0.5, 0.6, surface=8.0, centroid=11.0)], 11.0, "11.0 mm"),
-        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 3 + [pair(0.2, 0.5, 0.6)], 8.0, "in 3 sampled pairs"),
+        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 3 + [pair(0.2, 0.5, 0.6)], 8.0, "of 3 sampled pairs"),
+        ([pair(0.2, 0.5, 0.6, surface=8.0)] * 7 + [pair(0.2, 0.5, 0.6, surface=90.0)], 8.0, "8.0 mm"),  # one failed
         ([pair(0.2, 0.5, 0.6, surface=80.0)], 25.0, "pre-alignment failed there"),
         ([pair(0.2, 0.5, 0.6)], 10.0, "unknown without labels: 10 %"),
         ([], 10.0, "unknown without labels"),

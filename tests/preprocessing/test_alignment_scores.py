@@ -35,6 +35,16 @@ def test_distances_are_between_centroids_and_surfaces_in_mm():
     assert (other.centroid_mm, other.surface_mm) == (None, None)
 
 
+def test_what_one_image_does_not_reach_is_no_displacement():
+    fixed = cube((4, 6, 6))
+    long = np.zeros(fixed.array.shape, np.uint8)
+    long[4:12, 6:14, :] = 3
+    rod = Image(long, fixed.geometry)
+    cut = Image(rod.array[:, :, :10], Geometry.from_affine(rod.geometry.affine, (20, 20, 10)))
+    assert label_misalignment(rod, cut, np.eye(4)).surface_mm[2] < 2.1
+    assert label_misalignment(rod, cut, np.eye(4)).score < 0.8
+
+
 def test_the_score_of_labels_is_their_dice():
     fixed = cube((4, 6, 6))
     assert label_score(fixed, fixed, np.eye(4)) == pytest.approx(1)

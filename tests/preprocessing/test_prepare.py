@@ -27,7 +27,14 @@ def test_one_call_leads_from_raw_files_to_cases_that_can_be_trained_on_and_a_sec
     folder = roots.preprocessed / "Dataset700_Blobs"
     names = {path.name for path in folder.iterdir()}
     cases = f"biasregPlans_{plans.default_configuration}"
-    assert names == {"dataset.json", "dataset_fingerprint.json", "biasregPlans.json", "splits_final.json", cases}
+    assert names == {
+        "dataset.json",
+        "dataset_fingerprint.json",
+        "dataset_fingerprint_cache",
+        "biasregPlans.json",
+        "splits_final.json",
+        cases,
+    }
     assert {path.name for path in (folder / cases).glob("c*.json")} == {f"c{number}.json" for number in range(4)}
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert plan_and_preprocess(roots, "Blobs", OPTIONS) == plans
@@ -129,7 +136,7 @@ def test_a_dataset_that_could_not_be_trained_on_is_refused_before_anything_is_wr
     extract_fingerprint(roots, "700", OPTIONS)
     with pytest.raises(DatasetError, match=message):
         prepare.plan_experiment(roots, "700", OPTIONS)
-    assert [path.name for path in roots.preprocessed.rglob("*.json")] == ["dataset_fingerprint.json"]
+    assert [path.name for path in roots.preprocessed.glob("*/*.json")] == ["dataset_fingerprint.json"]
 
 
 def test_cases_that_were_checked_are_counted_by_split(roots, raw_dataset, caplog):
@@ -284,3 +291,30 @@ def test_a_raw_file_that_changes_after_the_fingerprint_is_refused_with_the_remed
     assert {path: path.stat().st_mtime_ns for path in times} == times
     plan_and_preprocess(roots, "700", mine)
     assert (cases / f"{name}.json").stat().st_mtime_ns != times[cases / f"{name}.json"]
+
+
+def test_a_users_configuration_survives_planning_again_and_is_preprocessed_on_request(roots, raw_dataset, folder):
+    raw_dataset()
+    plans = plan_and_preprocess(roots, "700", OPTIONS)
+    default = plans.default_configuration
+    content = read_json(folder / "biasregPlans.json")
+    content["configurations"]["mine"] = content["configurations"][default] | {}
+    content["configurations"]["mine"]["training"] = content["configurations"][default]["training"] | {"epochs": 7}
+    write_json(folder / "biasregPlans.json", content)
+    again = prepare.plan_experiment(roots, "700", OPTIONS)
+    assert again.configurations["mine"].training.epochs == 7
+    assert again.default_configuration == default
+    made = preprocess(roots, "700", replace(OPTIONS, configuration="mine"))
+    assert made.name == "biasregPlans_mine"
+    assert (made / "c0.json").is_file()
+    with pytest.raises(PlansError, match=f"no configuration 'other' .* there is: {default}"):
+        preprocess(roots, "700", replace(OPTIONS, configuration="other"))
+
+
+def test_plans_that_cannot_be_read_are_made_anew_with_a_copy_of_the_old(roots, raw_dataset, folder, caplog):
+    raw_dataset()
+    plans = plan_and_preprocess(roots, "700", OPTIONS)
+    (folder / "biasregPlans.json").write_text('{"schema_version": 1}')
+    assert prepare.plan_experiment(roots, "700", OPTIONS) == plans
+    assert "nothing is taken over from them" in caplog.text
+    assert (folder / "biasregPlans.json.bak").read_text() == '{"schema_version": 1}'

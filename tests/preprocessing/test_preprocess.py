@@ -1,16 +1,19 @@
 import errno
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from biasreg.core.dataset import read_dataset
-from biasreg.core.errors import BiasregError, DatasetError, GeometryError, ImageError, PlansError
+from biasreg.core.errors import BiasregError, DatasetError, GeometryError, ImageError, InputError, PlansError
 from biasreg.core.geometry import apply_affine
 from biasreg.core.image_io import read_image, read_labels, write_image
-from biasreg.planning.fingerprint import AlignmentScores, describe_case, extract_fingerprint, source_hash
+from biasreg.planning.fingerprint import describe_case, extract_fingerprint, source_hash
+from biasreg.planning.fingerprint_records import Misalignment, PairFingerprint
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
 from biasreg.preprocessing import storage
 from biasreg.preprocessing.preprocess import (
@@ -22,13 +25,14 @@ from biasreg.preprocessing.preprocess import (
 )
 
 
-def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
+def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None, crop="anatomy"):
     return PreprocessingPlans(
         spacing=(2.5, 2.5, 2.5),
         patch_size=patch_size,
         modality="MRI",
         normalization=(ChannelNormalization("percentile", 0.5, 99.5),),
         prealignment=prealignment,
+        crop=crop,
         reference_case=reference,
         label_values=(1, 7),
         label_names=("body", "spot"),
@@ -36,7 +40,7 @@ def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None):
 
 
 def no_scores(fixed, moving, reference):
-    return AlignmentScores(moving.identifier, 0.0, 0.0, 0.0, fixed.identifier)
+    return PairFingerprint(moving.identifier, fixed.identifier, 1.0, 0.0, {"none": Misalignment(0.0)})
 
 
 @pytest.fixture
@@ -107,6 +111,25 @@ def test_anatomy_outside_the_grid_is_reported_by_case(run, caplog):
         folder = run(make_plans(patch_size=(8, 8, 8)))
     assert "case c0" in caplog.text
     assert storage.read_stored_case(folder, "c0", "").foreground_outside > 0.01
+
+
+def test_a_grid_that_is_cropped_to_labels_is_centred_on_them_and_only_they_must_lie_inside(run, caplog):
+    for case in run.dataset.cases("Tr"):
+        if case.labels:
+            labels = read_labels(case.labels)
+            write_image(case.labels, np.where(labels.array == 7, 7, 0).astype(np.uint8), labels.geometry)
+    with caplog.at_level(logging.WARNING):
+        folder = run(make_plans("affine_focus", (8, 8, 8), "c0", crop="labels"))
+    assert "lies outside the grid" not in caplog.text
+    for name in ("c0", "c1", "c2"):
+        spot = np.argwhere(storage.load_labels(folder, name) == 2)
+        np.testing.assert_allclose(spot.mean(axis=0), 3.5, atol=1.0)
+    whole = run(make_plans("affine_focus", (8, 8, 8), "c0"))
+    apart = np.argwhere(storage.load_labels(whole, "c0") == 2)
+    assert not apart.size or abs(apart.mean(axis=0) - 3.5).max() > 1
+    with caplog.at_level(logging.WARNING):
+        run(make_plans("affine_focus", (2, 2, 2), "c0", crop="labels"))
+    assert "% of the labels lies outside the grid" in caplog.text
 
 
 def test_cases_without_labels_are_marked(run):
@@ -318,6 +341,13 @@ def test_a_folder_with_other_things_in_it_is_left_alone(run, tmp_path):
     with pytest.raises(PlansError, match="not made here"):
         run(make_plans())
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.npy"]
+
+
+def test_cases_that_cannot_fit_are_refused_before_one_is_made(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=20_000))
+    with pytest.raises(InputError, match=r"4 case\(s\) to preprocess need .* KiB, but 19\.5 KiB are free"):
+        run(make_plans())
+    assert not list((tmp_path / "out").glob("c*"))
 
 
 def test_a_full_disk_ends_the_run_naming_the_case_and_a_later_run_goes_on(run, monkeypatch, tmp_path):

@@ -11,7 +11,15 @@ from biasreg.preprocessing import storage
 from biasreg.preprocessing.storage import StoredCase
 
 PLANS = PreprocessingPlans(
-    (1.0, 1.0, 1.0), (4, 4, 4), "MRI", (ChannelNormalization("percentile", 0.5, 99.5),), "center", None, (1,), ("a",)
+    (1.0, 1.0, 1.0),
+    (4, 4, 4),
+    "MRI",
+    (ChannelNormalization("percentile", 0.5, 99.5),),
+    "center",
+    "anatomy",
+    None,
+    (1,),
+    ("a",),
 )
 FRAME = tuple(tuple(float(value) for value in row) for row in np.eye(4))
 RECORD = StoredCase("c", "c", "MRI", True, (1,), FRAME, Geometry.centered((4, 4, 4), (1.0, 1.0, 1.0)), 0.0, "hash")
@@ -37,7 +45,9 @@ def test_a_folder_made_with_other_plans_is_refused_with_the_command(tmp_path):
         storage.check_stamp(tmp_path, PLANS, "make it")
     storage.write_stamp(tmp_path, PLANS)
     storage.check_stamp(tmp_path, PLANS, "make it")
-    other = PreprocessingPlans((2.0, 1.0, 1.0), (4, 4, 4), "MRI", PLANS.normalization, "center", None, (1,), ("a",))
+    other = PreprocessingPlans(
+        (2.0, 1.0, 1.0), (4, 4, 4), "MRI", PLANS.normalization, "center", "anatomy", None, (1,), ("a",)
+    )
     with pytest.raises(PlansError, match=r"other plans.*make it"):
         storage.check_stamp(tmp_path, other, "make it")
     with pytest.raises(PlansError, match=r"case d is not preprocessed.* · make it"):
