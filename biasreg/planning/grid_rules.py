@@ -91,14 +91,15 @@ def choose_spacing(spacings: Sequence[Triple]) -> Decision[Triple]:
     return Decision(_rounded_up(spacing), why)
 
 
-def coarsen(spacing: Triple, fits: Callable[[Triple], bool]) -> Decision[Triple]:
-    """Make voxels coarser until the whole field of view fits the device.
+def coarsen(spacing: Triple, fits: Callable[[Triple], bool], goal: str) -> Decision[Triple]:
+    """Make voxels coarser until the device can train on the whole field of view.
 
     The finest axis is coarsened first, so that voxels become isotropic before they become large.
 
     Args:
         spacing: Spacing to start from, in mm along x, y, z.
         fits: Tells whether a spacing is coarse enough; true of any that is large.
+        goal: What that means, for the reason.
 
     Returns:
         Spacing in mm, never finer than the start.
@@ -109,7 +110,7 @@ def coarsen(spacing: Triple, fits: Callable[[Triple], bool]) -> Decision[Triple]
         rounded = _rounded_up(steps)
     if rounded == spacing:
         return Decision(spacing, "")
-    return Decision(rounded, f"coarsened from {_millimetres(spacing)} until the field of view fits the device whole")
+    return Decision(rounded, f"coarsened from {_millimetres(spacing)} until {goal}")
 
 
 def is_coarser(spacing: Triple, spacings: Sequence[Triple]) -> bool:

@@ -24,6 +24,10 @@ from biasreg.planning.plans import (
 FULL_RESOLUTION = "3d_fullres"
 LOW_RESOLUTION = "3d_lowres"
 PLANNED = (FULL_RESOLUTION, LOW_RESOLUTION)
+_GOALS = {
+    "cuda": "the memory holds a step on the whole field of view",
+    "cpu": f"the whole field of view has {CPU_VOXEL_BUDGET:,} voxels, which a CPU trains on in hours",
+}
 
 
 @dataclass(frozen=True)
@@ -92,32 +96,31 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
 
 def _design_all(designer: "_Designer") -> dict[str, Design]:
     """Design the data's own resolution and, where that does not fit the device whole, a coarser one."""
-    target, efforts = designer.target, network_rules.efforts(designer.target.device)
     own = grid_rules.choose_spacing(designer.spacings)
-    if target.spacing is not None:
-        wanted = grid_rules.rounded_spacing(target.spacing)
-        design = _first_fitting(designer, wanted, "set by the user", efforts)
-        coarse = grid_rules.is_coarser(wanted, designer.spacings)
-        return {
-            LOW_RESOLUTION if coarse else FULL_RESOLUTION: design
-            or designer.design(wanted, efforts[-1], "set by the user")
-        }
-    full = _first_fitting(designer, own.value, own.why, efforts)
-    if full is not None:
+    if designer.target.spacing is not None:
+        wanted = grid_rules.rounded_spacing(designer.target.spacing)
+        name = LOW_RESOLUTION if grid_rules.is_coarser(wanted, designer.spacings) else FULL_RESOLUTION
+        return {name: _best(designer, wanted, "set by the user")}
+    full = _best(designer, own.value, own.why)
+    if designer.fits(full) and designer.is_quick(full):
         return {FULL_RESOLUTION: full}
-    coarser = grid_rules.coarsen(own.value, lambda spacing: _first_fitting(designer, spacing, "", efforts) is not None)
-    low = _first_fitting(designer, coarser.value, f"{own.why}, {coarser.why}", efforts)
-    assert low is not None  # coarsening ends with one that fits
-    return {
-        LOW_RESOLUTION: low,
-        FULL_RESOLUTION: designer.design(own.value, efforts[0]._replace(checkpointing=True), own.why),
-    }
+
+    def is_enough(spacing: Triple) -> bool:
+        design = _best(designer, spacing, "")
+        return designer.fits(design) and designer.is_quick(design)
+
+    coarser = grid_rules.coarsen(own.value, is_enough, _GOALS[designer.target.device])
+    return {LOW_RESOLUTION: _best(designer, coarser.value, f"{own.why}, {coarser.why}"), FULL_RESOLUTION: full}
 
 
-def _first_fitting(designer: "_Designer", spacing: Triple, why: str, efforts: tuple[Effort, ...]) -> Design | None:
-    """Design with the best effort that fits the device; None where none does."""
+def _best(designer: "_Designer", spacing: Triple, why: str) -> Design:
+    """Design with the best effort that fits the device; where none does, with the best that recomputes activations."""
+    efforts = network_rules.efforts(designer.target.device)
     designs = (designer.design(spacing, effort, why) for effort in efforts)
-    return next((designer.fill(design) for design in designs if designer.fits(design)), None)
+    fitting = next((design for design in designs if designer.fits(design)), None)
+    if fitting is None:
+        return designer.design(spacing, efforts[0]._replace(checkpointing=True), why)
+    return designer.fill(fitting)
 
 
 class _Designer:
@@ -181,12 +184,13 @@ class _Designer:
         return self._described(configuration, {**self.why, **reasons})
 
     def fits(self, design: Design) -> bool:
-        """Tell whether a device can train a design: memory, and on a CPU time."""
-        if self.target.device == "cpu":
-            x, y, z = design.configuration.preprocessing.patch_size
-            if x * y * z > CPU_VOXEL_BUDGET:
-                return False
+        """Tell whether the memory of the device holds a training step."""
         return design.memory_gib <= usable_memory_gib(self.target.device, self.target.memory_gib)
+
+    def is_quick(self, design: Design) -> bool:
+        """Tell whether a CPU can train a design in hours; a GPU always can."""
+        x, y, z = design.configuration.preprocessing.patch_size
+        return self.target.device == "cuda" or x * y * z <= CPU_VOXEL_BUDGET
 
     def fill(self, design: Design) -> Design:
         """Put more pairs into a step of a small grid, where a GPU has memory left."""

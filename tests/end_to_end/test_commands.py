@@ -90,7 +90,8 @@ def test_planning_leaves_facts_decisions_and_a_record_of_every_case(project):
         path.name for path in folder.iterdir()
     }
     plans = read_record(folder / "biasregPlans.json", Plans)
-    assert set(plans.why[plans.default_configuration]) >= {"spacing", "patch_size", "prealignment", "encoder", "similarity"}
+    why = plans.why[plans.default_configuration]
+    assert set(why) >= {"spacing", "patch_size", "prealignment", "encoder", "similarity"}
     cases = folder / f"biasregPlans_{plans.default_configuration}"
     records = [read_record(cases / f"demo_00{number}.json", StoredCase) for number in range(1, 6)]
     assert all(record.annotated for record in records)
