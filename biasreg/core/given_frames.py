@@ -17,7 +17,7 @@ import numpy.typing as npt
 from biasreg.core.dataset_json import DatasetJson, PairNames
 from biasreg.core.errors import ImageError
 from biasreg.core.geometry import apply_affine
-from biasreg.core.image_io import read_geometry
+from biasreg.core.image_io import image_files, read_geometry
 from biasreg.core.serialization import content_hash, file_hash
 from biasreg.core.transform_io import read_linear_transform
 
@@ -61,7 +61,9 @@ class GivenFrame:
     def content_hash(self) -> str:
         """Hash of all that the frame follows from: the transforms with their directions, and the anchor's images."""
         steps = [[file_hash(step.path), step.inverted] for step in self.steps]
-        return content_hash([self.anchor, [file_hash(path) for path in self.anchor_images], steps])
+        return content_hash(
+            [self.anchor, [file_hash(file) for path in self.anchor_images for file in image_files(path)], steps]
+        )
 
 
 def given_frames(folder: Path, json: DatasetJson, images: Mapping[str, tuple[Path, ...]]) -> dict[str, GivenFrame]:

@@ -1,6 +1,7 @@
 """Which case all others are aligned to, and which pairs the facts about alignment are measured on."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -8,7 +9,8 @@ from biasreg.core.dataset import Case
 from biasreg.core.dataset_json import DatasetJson
 from biasreg.planning.fingerprint_records import CaseFingerprint
 
-ALIGNMENT_SAMPLE = 8  # pairs that are aligned: enough to tell a gain of 0.02 Dice from noise
+ALIGNMENT_SAMPLE = 8  # pairs that are aligned: a matter of seconds
+Item = TypeVar("Item")
 
 
 def choose_reference(cases: Sequence[CaseFingerprint]) -> str:
@@ -37,16 +39,36 @@ def sample_pairs(cases: Sequence[Case], reference: str, json: DatasetJson) -> li
 
     Returns:
         At most `ALIGNMENT_SAMPLE` pairs (fixed, moving): listed pairs where the dataset trains on them alone;
-        within subjects each of a case with the first one of its subject; else of a case with the reference case.
+        within subjects each of a case with the first one of its subject; else of a case with the next one of another
+        subject, the reference case left out where enough others are there: what is typical lies closer to all.
     """
-    by_name = {case.identifier: case for case in cases}
+    if json.pairing == "inter-subject":
+        others = [case for case in cases if case.identifier != reference]
+        pool = others if len(others) > 2 else list(cases)
+        return _ring(_evenly_spaced([case for case in pool if case.labels] if _count_labelled(pool) > 1 else pool))
     if json.pairing == "listed":
+        by_name = {case.identifier: case for case in cases}
         pairs = [(by_name[pair.fixed], by_name[pair.moving]) for pair in json.pairs]
     else:
         first: dict[str, Case] = {}
         for case in cases:
-            first.setdefault(case.subject, case if json.pairing == "intra-subject" else by_name[reference])
+            first.setdefault(case.subject, case)
         pairs = [(first[case.subject], case) for case in cases if case is not first[case.subject]]
-    pool = [pair for pair in pairs if pair[0].labels and pair[1].labels] or pairs
-    indices = np.unique(np.linspace(0, len(pool) - 1, min(ALIGNMENT_SAMPLE, len(pool))).round().astype(int))
-    return [pool[index] for index in indices]
+    return _evenly_spaced([pair for pair in pairs if pair[0].labels and pair[1].labels] or pairs)
+
+
+def _count_labelled(cases: Sequence[Case]) -> int:
+    return sum(1 for case in cases if case.labels)
+
+
+def _ring(cases: Sequence[Case]) -> list[tuple[Case, Case]]:
+    """Pair each case with the one after it, and the last with the first, if they are of different subjects."""
+    pairs = zip(cases, [*cases[1:], *cases[:1]], strict=True)
+    found = [(fixed, moving) for fixed, moving in pairs if fixed.subject != moving.subject]
+    return found[:1] if len(cases) == 2 else found
+
+
+def _evenly_spaced(items: Sequence[Item]) -> list[Item]:
+    """Take at most `ALIGNMENT_SAMPLE`, the first and the last among them."""
+    indices = np.unique(np.linspace(0, len(items) - 1, min(ALIGNMENT_SAMPLE, len(items))).round().astype(int))
+    return [items[index] for index in indices]

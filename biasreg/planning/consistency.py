@@ -2,7 +2,7 @@
 
 from biasreg.core.errors import PlansError
 from biasreg.planning.network_rules import MOST_STAGES
-from biasreg.planning.plans import Configuration, EncoderPlans, NetworkPlans
+from biasreg.planning.plans import AFFINE, Configuration, EncoderPlans, NetworkPlans, TrainingPlans
 
 
 def check_configuration(name: str, configuration: Configuration) -> None:
@@ -15,23 +15,46 @@ def check_configuration(name: str, configuration: Configuration) -> None:
     Raises:
         PlansError: With every contradiction.
     """
-    preprocessing, network, training = configuration.preprocessing, configuration.network, configuration.training
-    faults = network_faults(network)
-    if not faults and any(side % step for side, step in zip(preprocessing.patch_size, network.divisor, strict=True)):
-        faults.append(f"patch_size {preprocessing.patch_size} is no multiple of the network's {network.divisor}")
-    if min(preprocessing.patch_size) < 1 or min(preprocessing.spacing) <= 0:
-        faults.append(f"patch_size {preprocessing.patch_size} and spacing {preprocessing.spacing} must be above 0")
-    if len(preprocessing.normalization) != network.in_channels:
-        faults.append(f"{len(preprocessing.normalization)} normalizations for {network.in_channels} channels")
-    if network.num_labels not in (1, len(preprocessing.label_values) + 1):
-        faults.append(f"num_labels is {network.num_labels}, but there are {len(preprocessing.label_values)} labels")
-    counts = {"epochs": training.epochs, "iterations_per_epoch": training.iterations_per_epoch}
-    counts |= {"batch_size": training.batch_size, "labels_per_step": training.labels_per_step}
-    faults += [f"{field} is {value}, but must be at least 1" for field, value in counts.items() if value < 1]
-    if training.similarity_window_voxels % 2 == 0:
-        faults.append(f"similarity_window_voxels is {training.similarity_window_voxels}, but must be odd")
+    network = network_faults(configuration.network)
+    faults = [*network, *_preprocessing_faults(configuration), *_training_faults(configuration.training)]
+    shape, divisor = configuration.preprocessing.patch_size, configuration.network.divisor
+    if not network and any(side % step for side, step in zip(shape, divisor, strict=True)):
+        faults.append(f"patch_size {shape} is no multiple of the network's {divisor}")
     if faults:
-        raise PlansError(f"configuration {name} contradicts itself: " + "; ".join(faults))
+        raise PlansError(
+            f"configuration {name} contradicts itself: " + "; ".join(faults) + " · correct the plans, or plan again"
+        )
+
+
+def _preprocessing_faults(configuration: Configuration) -> list[str]:
+    plans, network = configuration.preprocessing, configuration.network
+    faults = []
+    if min(plans.patch_size) < 1 or min(plans.spacing) <= 0:
+        faults.append(f"patch_size {plans.patch_size} and spacing {plans.spacing} must be above 0")
+    if len(plans.normalization) != network.in_channels:
+        faults.append(f"{len(plans.normalization)} normalizations for {network.in_channels} channels")
+    if network.num_labels not in (1, len(plans.label_values) + 1):
+        faults.append(f"num_labels is {network.num_labels}, but there are {len(plans.label_values)} labels")
+    if (plans.reference_case is None) == (plans.prealignment in AFFINE):
+        faults.append(f"reference_case is {plans.reference_case}, but prealignment is {plans.prealignment}")
+    if plans.crop == "labels" and plans.prealignment != "affine_focus":
+        faults.append("crop 'labels' needs prealignment 'affine_focus', which finds them again")
+    return faults
+
+
+def _training_faults(plans: TrainingPlans) -> list[str]:
+    counts = {
+        "epochs": plans.epochs,
+        "iterations_per_epoch": plans.iterations_per_epoch,
+        "batch_size": plans.batch_size,
+        "labels_per_step": plans.labels_per_step,
+    }
+    faults = [f"{field} is {value}, but must be at least 1" for field, value in counts.items() if value < 1]
+    if plans.learning_rate <= 0:
+        faults.append(f"learning_rate is {plans.learning_rate}, but must be above 0")
+    if plans.similarity_window_voxels % 2 == 0:
+        faults.append(f"similarity_window_voxels is {plans.similarity_window_voxels}, but must be odd")
+    return faults
 
 
 def network_faults(plans: NetworkPlans) -> list[str]:
@@ -44,6 +67,10 @@ def network_faults(plans: NetworkPlans) -> list[str]:
         One line for each contradiction.
     """
     faults = _encoder_faults(plans.encoder)
+    if min(plans.encoder.feature_size, *plans.decoder_channels) < 1:
+        faults.append(
+            f"feature_size {plans.encoder.feature_size} and decoder_channels {plans.decoder_channels} must be above 0"
+        )
     maps = len(plans.encoder.depths) + 2
     if len(plans.decoder_channels) != maps:
         faults.append(

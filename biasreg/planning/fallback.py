@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from biasreg.planning.consistency import network_faults
+from biasreg.planning.grid_rules import rounded_spacing
 from biasreg.planning.plans import Configuration
 
 # Narrower than this, Swin's heads (3, 6, …) have fewer than four channels and decoders cannot tell structures apart.
@@ -66,14 +68,15 @@ def _narrower(configuration: Configuration) -> Configuration | None:
     if feature_size < SMALLEST_FEATURE_SIZE or min(channels) < SMALLEST_DECODER:
         return None
     encoder = replace(network.encoder, feature_size=feature_size)
-    return replace(configuration, network=replace(network, encoder=encoder, decoder_channels=channels))
+    narrower = replace(network, encoder=encoder, decoder_channels=channels)
+    return None if network_faults(narrower) else replace(configuration, network=narrower)
 
 
 def _coarser(configuration: Configuration, factor: float) -> Configuration:
     """Cover the same field of view by larger voxels; sides stay multiples of the network's divisor."""
     preprocessing = configuration.preprocessing
     extent = np.array(preprocessing.patch_size) * preprocessing.spacing
-    a, b, c = (round(factor * side, 5) for side in preprocessing.spacing)
+    a, b, c = rounded_spacing([factor * side for side in preprocessing.spacing])
     divisor = np.array(configuration.network.divisor)
     x, y, z = (int(side) for side in np.ceil(extent / (a, b, c) / divisor - 1e-6) * divisor)
     return replace(configuration, preprocessing=replace(preprocessing, spacing=(a, b, c), patch_size=(x, y, z)))

@@ -7,6 +7,7 @@ from biasreg.core.geometry import Geometry
 FINGERPRINT_SCHEMA_VERSION = 3
 INTENSITY_PERCENTILES = (0.5, 1.0, 50.0, 99.0, 99.5)
 DISTANCE_PERCENTILES = (50.0, 95.0, 100.0)
+GIVEN = "given"  # the way of alignment that is the user's own transforms
 
 Triple = tuple[float, float, float]
 
@@ -94,7 +95,8 @@ class PairFingerprint:
         overlap: Part of the fixed image's field of view that the moving image's covers, as their headers lie; 0 to 1.
         center_offset_mm: Distance between the centres of the two foregrounds, as the headers lie.
         alignments: How far they are apart under each way of pre-alignment: `none`, `center`, between subjects also
-            `affine` (each registered to the reference case), and `affine_focus` where the reference has labels.
+            `affine` (each registered to the reference case), and `affine_focus` where the reference has labels; `given`
+            where the user's own transforms lead from one to the other.
     """
 
     moving: str

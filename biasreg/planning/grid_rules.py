@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from biasreg.core.errors import PlansError
 from biasreg.planning.decision import Decision
 
 Triple = tuple[float, float, float]
@@ -21,6 +22,8 @@ SMALLEST_DEEPEST_SIDE = 3
 # An axis whose voxels are at least this many times as long as the shortest is halved later, as in nnU-Net.
 POOLED_LATER = 2.0
 FEWEST_HALVINGS = 2  # of an encoder with one stage
+THIN_HALVINGS = 3  # an axis that allows fewer of them does not hold the others back
+MOST_COARSENING = 1000.0
 NAMED_CASES = 5
 
 
@@ -41,30 +44,38 @@ class Layout(NamedTuple):
         return all(step == (2, 2, 2) for step in self.strides)
 
 
-def choose_field_of_view(extents_mm: Mapping[str, Triple], displacement_mm: float, what: str) -> Decision[Triple]:
+def choose_field_of_view(
+    extents_mm: Mapping[str, Triple], displacement_mm: float, what: str, reference: str | None = None
+) -> Decision[Triple]:
     """Choose the field of view of the canonical grid: what both images show, and room for it to move.
 
-    Registration needs the whole field of view at once, unlike segmentation. The 95th percentile keeps one odd case from
-    dictating the grid of all others. Each of two images carries half of the displacement between them, so that the
-    margin at each side is half of what is expected, within 4 and 15 % of the side.
+    Registration needs the whole field of view at once, unlike segmentation. Cases that are aligned to a reference by an
+    affine map become as large as that; of others the 95th percentile counts, which keeps one odd case from dictating
+    the grid of all. Each of two images carries half of the displacement between them, so that the margin at each side
+    is half of what is expected, within 4 and 15 % of the side.
 
     Args:
-        extents_mm: Extent along x, y, z in mm of what each case shows.
+        extents_mm: Extent along x, y, z in mm of what each case shows in its frame, before any scaling.
         displacement_mm: Displacement that is expected between two cases in their frames.
         what: What the extents are of, for the reason.
+        reference: The case that the others are scaled to; None if they keep their size.
 
     Returns:
         Side lengths in mm.
     """
-    base = np.percentile(np.array(list(extents_mm.values())), EXTENT_PERCENTILE, axis=0)
+    extents = np.array(list(extents_mm.values()))
+    if reference is None:
+        base = np.percentile(extents, EXTENT_PERCENTILE, axis=0)
+    else:
+        base = np.maximum(np.median(extents, axis=0), extents_mm[reference])
     margin = np.clip(displacement_mm / 2, MARGIN_BOUNDS[0] * base, MARGIN_BOUNDS[1] * base)
     x, y, z = (float(side) for side in base + 2 * margin)
+    room = f"and a margin of {_millimetres(margin)} at each side for a displacement of {displacement_mm:.3g} mm"
+    if reference is not None:
+        return Decision((x, y, z), f"the extent of {what} of {reference}, or the median if larger, {room}")
     larger = [name for name, extent in extents_mm.items() if (np.array(extent) > (x, y, z)).any()]
     named = ", ".join(larger[:NAMED_CASES]) + (", …" if len(larger) > NAMED_CASES else "")
-    why = (
-        f"the 95th percentile of the extent of {what}, and a margin of {_millimetres(margin)} at each side for a "
-        f"displacement of {displacement_mm:.1f} mm; {len(larger)} of {len(extents_mm)} cases are larger"
-    )
+    why = f"the 95th percentile of the extent of {what}, {room}; {len(larger)} of {len(extents_mm)} cases are larger"
     return Decision((x, y, z), why + (f" ({named})" if named else ""))
 
 
@@ -78,16 +89,19 @@ def choose_spacing(spacings: Sequence[Triple]) -> Decision[Triple]:
         Spacing in mm along x, y, z.
 
     Source:
-        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z).
+        Isensee et al. 2021 (doi:10.1038/s41592-020-01008-z). Deviation: an axis counts as coarse whatever its number of
+        voxels.
     """
     data = np.array(spacings)
     spacing = np.median(data, axis=0)
     worst = int(spacing.argmax())
     why = "median spacing of the cases"
-    if spacing[worst] / spacing.min() >= ANISOTROPY_THRESHOLD:
-        finer = np.percentile(data[:, worst], 10)
-        spacing[worst] = max(finer, np.delete(spacing, worst).max())
-        why += f", the 10th percentile along the coarse axis {'xyz'[worst]}"
+    others = float(np.delete(spacing, worst).max())
+    if spacing[worst] > ANISOTROPY_THRESHOLD * others:
+        finer = float(np.percentile(data[:, worst], 10))
+        spacing[worst] = max(finer, others)
+        taken = "10th percentile of the cases" if finer >= others else "next coarser axis"
+        why += f", along the coarse axis {'xyz'[worst]} that of the {taken}"
     return Decision(_rounded_up(spacing), why)
 
 
@@ -103,9 +117,14 @@ def coarsen(spacing: Triple, fits: Callable[[Triple], bool], goal: str) -> Decis
 
     Returns:
         Spacing in mm, never finer than the start.
+
+    Raises:
+        PlansError: If not even voxels a thousand times as long are coarse enough.
     """
     steps, rounded = np.array(spacing), spacing
     while not fits(rounded):
+        if steps.min() > MOST_COARSENING * min(spacing):
+            raise PlansError(f"no grid is coarse enough that {goal} · plan for more memory (-gpu_memory_target)")
         steps[steps <= steps.min() * COARSENING_STEP] *= COARSENING_STEP
         rounded = _rounded_up(steps)
     if rounded == spacing:
@@ -131,7 +150,8 @@ def lay_out(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decis
 
     Grids are halved while three voxels are left along each side of the deepest features. Where voxels are twice as long
     along one axis as along another, the long axis is halved only once the others have caught up, so that features
-    become isotropic; an axis that is too short for more is left as it is.
+    become isotropic. An axis that allows fewer than three halvings does not hold the others back; where all axes allow
+    three, they are halved alike, as a Swin encoder needs it.
 
     Args:
         field_of_view_mm: Side lengths in mm.
@@ -142,7 +162,7 @@ def lay_out(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decis
         The layout, with at least two halvings.
     """
     sides, steps = np.array(field_of_view_mm) / spacing, np.array(spacing)
-    isotropic = steps.max() / steps.min() < POOLED_LATER
+    isotropic = steps.max() / steps.min() < POOLED_LATER and sides.min() >= SMALLEST_DEEPEST_SIDE * 2**THIN_HALVINGS
     strides: list[Shape] = []
     while len(strides) <= max_stages:
         can = sides / 2 >= SMALLEST_DEEPEST_SIDE
@@ -161,7 +181,8 @@ def lay_out(field_of_view_mm: Triple, spacing: Triple, max_stages: int) -> Decis
     why = f"the whole field of view, padded to multiples of {_by(divisor)}; {len(strides)} halvings leave " + _by(
         np.array((x, y, z)) // divisor
     )
-    return Decision(Layout((x, y, z), tuple(strides)), why + ("" if isotropic else "; long axes are halved later"))
+    layout = Layout((x, y, z), tuple(strides))
+    return Decision(layout, why + ("" if layout.is_isotropic else "; long or short axes are halved less often"))
 
 
 def rounded_spacing(spacing: Sequence[float]) -> Triple:

@@ -1,9 +1,9 @@
 """The rules of the network and its training: each a pure function from facts to one decision and its reason."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from biasreg.core.dataset_json import Pairing
+from biasreg.core.dataset_json import Pairing, PairNames
 from biasreg.planning.decision import Decision
 from biasreg.planning.grid_rules import Layout, Triple
 from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Similarity
@@ -133,21 +133,28 @@ def choose_levels(displacement_mm: float, spacing: Triple, layout: Layout) -> De
     levels = min(max(PAPER_LEVELS, needed), len(reaches))
     reach = reaches[levels - 1]
     verdict = "reaches" if reach >= displacement_mm else "does not reach"
-    why = f"the coarsest of {levels} levels finds {reach:.0f} mm, which {verdict} the {displacement_mm:.1f} mm expected"
+    why = f"the coarsest of {levels} levels finds {reach:.3g} mm, which {verdict} the {displacement_mm:.3g} mm expected"
     return Decision(levels, why)
 
 
-def choose_integration(pairing: Pairing) -> Decision[int]:
+def choose_integration(pairing: Pairing, subjects: Mapping[str, str], listed: Sequence[PairNames]) -> Decision[int]:
     """Choose whether the residual fields are integrated to diffeomorphisms.
 
     Args:
         pairing: Pairing of the dataset.
+        subjects: Subject of the cases that dataset.json names one for.
+        listed: Its listed pairs.
 
     Returns:
         Scaling-and-squaring steps: 7, or 0 within a subject, where organs may slide along each other.
     """
-    if pairing == "intra-subject":
+    within = [subjects.get(pair.moving, pair.moving) == subjects.get(pair.fixed, pair.fixed) for pair in listed]
+    if pairing == "intra-subject" or (pairing == "listed" and any(within)):
         return Decision(0, "within a subject organs may slide along each other")
+    if pairing == "listed":
+        return Decision(
+            7, "the listed pairs are of different subjects, as far as dataset.json says: a diffeomorphic map"
+        )
     return Decision(7, "between subjects each structure has one counterpart: a diffeomorphic map")
 
 
@@ -213,11 +220,14 @@ def choose_loss_weights(supervision: Supervision) -> Decision[LossWeights]:
         1 for each term; 0 for those of labels where there are none.
 
     Source:
-        Chen et al. 2022 (TransMorph, doi:10.1016/j.media.2022.102615): equal weights on OASIS.
+        Chen et al. 2022 (TransMorph, doi:10.1016/j.media.2022.102615): equal weights of similarity, smoothness and Dice
+        on OASIS; segmentation and ARDC, which TransMorph does not have, get the same.
     """
     if supervision == "none":
         return Decision(LossWeights(1.0, 1.0, 0.0, 0.0, 0.0), "without labels only similarity and smoothness count")
-    return Decision(LossWeights(1.0, 1.0, 1.0, 1.0, 1.0), "equal weights, as TransMorph's on OASIS")
+    return Decision(
+        LossWeights(1.0, 1.0, 1.0, 1.0, 1.0), "equal weights, as TransMorph's of similarity, field and Dice"
+    )
 
 
 def choose_labels_per_step(device: Device) -> int:
@@ -236,7 +246,7 @@ def choose_schedule(device: Device) -> Decision[Schedule]:
     """
     if device == "cpu":
         return Decision(Schedule(100, 50, 1e-3), "5,000 steps: hours, not weeks, on a CPU")
-    return Decision(Schedule(400, 250, 1e-4), "100,000 steps")
+    return Decision(Schedule(400, 250, 1e-4), "100,000 steps at the rate that TransMorph and VoCo train with")
 
 
 def describe_network(network: NetworkPlans, similarity: Similarity) -> str:

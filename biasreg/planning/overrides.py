@@ -8,14 +8,14 @@ from typing import Any
 from biasreg.core.errors import PlansError, RecordError
 from biasreg.core.serialization import from_json, to_json
 from biasreg.planning.consistency import check_configuration
-from biasreg.planning.planner import PLANNED
+from biasreg.planning.planner import BY_USER, PLANNED, describe_memory
 from biasreg.planning.plans import Configuration, Plans
 
-BY_USER = "set by the user"
+GRID_FIELDS = ("preprocessing.spacing", "preprocessing.patch_size")
 
 
 def apply_changes(plans: Plans, changes: Sequence[str]) -> Plans:
-    """Change values of plans, in all configurations or in one.
+    """Change values of plans, in all configurations or in one; what belongs together is checked once all are made.
 
     Args:
         plans: The plans.
@@ -23,25 +23,49 @@ def apply_changes(plans: Plans, changes: Sequence[str]) -> Plans:
             JSON, or a plain word.
 
     Returns:
-        The plans, their `why` saying what the user has set.
+        The plans, their `why` saying what the user has set, and what memory that takes.
 
     Raises:
-        PlansError: If there is no such field, the value does not fit it, or the configuration then contradicts itself.
+        PlansError: If there is no such field, the value does not fit it, or a configuration then contradicts itself.
     """
+    configurations, why = dict(plans.configurations), dict(plans.why)
+    changed = set()
     for change in changes:
         path, separator, text = change.partition("=")
         if not separator:
             raise PlansError(f"'{change}' sets nothing · write it as training.epochs=200")
         first, _, rest = path.partition(".")
-        names = [first] if first in plans.configurations else list(plans.configurations)
-        field = rest if first in plans.configurations else path
-        configurations, why = dict(plans.configurations), dict(plans.why)
+        names = [first] if first in configurations else list(configurations)
+        field = rest if first in configurations else path
+        if field in GRID_FIELDS:
+            raise PlansError(
+                f"'{change}': spacing and grid belong together · set them by -overwrite_target_spacing X Y Z"
+            )
         for name in names:
             configurations[name] = _changed(configurations[name], field, _value(text), change)
-            check_configuration(name, configurations[name])
             why[name] = {**why.get(name, {}), field: BY_USER}
-        plans = replace(plans, configurations=configurations, why=why)
-    return plans
+        changed.update(names)
+    for name in changed:
+        check_configuration(name, configurations[name])
+        why[name] = {**why[name], "memory": describe_memory(configurations[name], plans.device, plans.memory_gib)}
+    return replace(plans, configurations=configurations, why=why)
+
+
+def lost_changes(plans: Plans, earlier: Plans) -> tuple[str, ...]:
+    """Name what a user had set in earlier plans and has not set again.
+
+    Args:
+        plans: New plans.
+        earlier: Plans of the same name that were there.
+
+    Returns:
+        Configuration and field of each, sorted.
+    """
+    set_by_user = [
+        {f"{name}.{field}" for name, why in each.why.items() for field, reason in why.items() if reason == BY_USER}
+        for each in (plans, earlier)
+    ]
+    return tuple(sorted(set_by_user[1] - set_by_user[0]))
 
 
 def keep_user_configurations(plans: Plans, earlier: Plans) -> Plans:

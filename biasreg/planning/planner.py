@@ -20,10 +20,12 @@ from biasreg.planning.plans import (
     PreprocessingPlans,
     TrainingPlans,
 )
+from biasreg.planning.shared_centers import extent_about, shared_centers
 
 FULL_RESOLUTION = "3d_fullres"
 LOW_RESOLUTION = "3d_lowres"
 PLANNED = (FULL_RESOLUTION, LOW_RESOLUTION)
+BY_USER = "set by the user"
 _GOALS = {
     "cuda": "the memory holds a step on the whole field of view",
     "cpu": f"the whole field of view has {CPU_VOXEL_BUDGET:,} voxels, which a CPU trains on in hours",
@@ -100,7 +102,7 @@ def _design_all(designer: "_Designer") -> dict[str, Design]:
     if designer.target.spacing is not None:
         wanted = grid_rules.rounded_spacing(designer.target.spacing)
         name = LOW_RESOLUTION if grid_rules.is_coarser(wanted, designer.spacings) else FULL_RESOLUTION
-        return {name: _best(designer, wanted, "set by the user")}
+        return {name: _best(designer, wanted, BY_USER)}
     full = _best(designer, own.value, own.why)
     if designer.fits(full) and designer.is_quick(full):
         return {FULL_RESOLUTION: full}
@@ -123,6 +125,23 @@ def _best(designer: "_Designer", spacing: Triple, why: str) -> Design:
     return designer.fill(fitting)
 
 
+def describe_memory(configuration: Configuration, device: Device, memory_gib: float) -> str:
+    """Say what memory a training step is expected to take, and whether the device holds it.
+
+    Args:
+        configuration: What is trained.
+        device: Device that will train.
+        memory_gib: Its memory in GiB.
+
+    Returns:
+        The sentence.
+    """
+    needed, limit = step_memory_gib(configuration, device), usable_memory_gib(device, memory_gib)
+    verdict = "fits" if needed <= limit else "does NOT fit"
+    sized = f"{configuration.training.batch_size} pair(s) in a step need {needed:.1f} GiB, which {verdict}"
+    return f"{sized} the {limit:.1f} GiB usable of {memory_gib:g} GiB ({device})"
+
+
 class _Designer:
     """Makes configurations of one dataset; what does not depend on the resolution is decided once."""
 
@@ -138,7 +157,11 @@ class _Designer:
         if crop.value == "labels":
             shown = {case.identifier: case.label_extent_mm for case in cases if case.label_extent_mm}
         displacement = rules.choose_displacement(fingerprint.pairs, prealignment.value, list(shown.values()))
-        field_of_view = grid_rules.choose_field_of_view(shown, displacement.value, f"the {crop.value}")
+        if prealignment.value == "none":
+            centers = shared_centers(fingerprint, dataset.pairing)
+            shown = {case.identifier: extent_about(case, centers[case.identifier]) for case in cases}
+        reference = fingerprint.reference_case if prealignment.value in AFFINE else None
+        field_of_view = grid_rules.choose_field_of_view(shown, displacement.value, f"the {crop.value}", reference)
         self.displacement_mm, self.field_of_view_mm = displacement.value, field_of_view.value
         foreground = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
         self.label_values = tuple(value for value, _ in foreground)
@@ -158,7 +181,7 @@ class _Designer:
             normalization=tuple(decision.value for decision in normalization),
             prealignment=prealignment.value,
             crop=crop.value,
-            reference_case=fingerprint.reference_case if prealignment.value in AFFINE else None,
+            reference_case=reference,
             label_values=self.label_values,
             label_names=tuple(name for _, name in foreground),
         )
@@ -195,7 +218,7 @@ class _Designer:
     def fill(self, design: Design) -> Design:
         """Put more pairs into a step of a small grid, where a GPU has memory left."""
         best = design
-        if self.target.device == "cuda" and not design.configuration.network.checkpointing:
+        if self.target.device == "cuda":
             for pairs in range(2, network_rules.MOST_PAIRS + 1):
                 training = replace(design.configuration.training, batch_size=pairs)
                 more = self._described(replace(design.configuration, training=training), design.why)
@@ -203,12 +226,9 @@ class _Designer:
         return best
 
     def _described(self, configuration: Configuration, why: dict[str, str]) -> Design:
-        memory_gib = step_memory_gib(configuration, self.target.device)
-        limit = usable_memory_gib(self.target.device, self.target.memory_gib)
-        verdict = "fits" if memory_gib <= limit else "does NOT fit"
-        sized = f"{configuration.training.batch_size} pair(s) in a step need {memory_gib:.1f} GiB, which {verdict}"
-        memory = f"{sized} the {limit:.1f} GiB usable of {self.target.memory_gib:g} GiB ({self.target.device})"
-        return Design(configuration, {**why, "memory": memory}, memory_gib)
+        memory = describe_memory(configuration, self.target.device, self.target.memory_gib)
+        needed = step_memory_gib(configuration, self.target.device)
+        return Design(configuration, {**why, "memory": memory}, needed)
 
     def _network(
         self, spacing: Triple, layout: grid_rules.Layout, effort: Effort
@@ -218,7 +238,7 @@ class _Designer:
         # Labels that dataset.json names but no case shows cannot be learnt: then there is no segmentation head.
         num_labels = 1 if self.supervision.value == "none" else len(self.label_values) + 1
         segmentation_level = network_rules.choose_segmentation_level(num_labels)
-        integration = network_rules.choose_integration(self.dataset.pairing)
+        integration = network_rules.choose_integration(self.dataset.pairing, self.dataset.subjects, self.dataset.pairs)
         correlation = network_rules.choose_correlation_levels(levels.value)
         network = NetworkPlans(
             in_channels=len(self.dataset.channel_names),

@@ -7,7 +7,7 @@ import numpy as np
 
 from biasreg.core.dataset_json import Pairing
 from biasreg.planning.decision import Decision
-from biasreg.planning.fingerprint_records import ChannelStatistics, PairFingerprint, Triple
+from biasreg.planning.fingerprint_records import GIVEN, ChannelStatistics, PairFingerprint, Triple
 from biasreg.planning.foreground import common_modality
 from biasreg.planning.plans import ChannelNormalization, Crop, PreAlignment, Similarity
 
@@ -20,7 +20,7 @@ LARGEST_DISPLACEMENT = 0.25
 # Below this part of the anatomy's box the labelled part gets a grid of its own, at least 2^(1/3) times as fine.
 CROPPED_PART = 0.5
 _ALIGNED = {
-    "inter-subject": "cases against the reference case",
+    "inter-subject": "pairs, affine maps leading through the reference case",
     "intra-subject": "pairs within subjects; no affine map within a subject",
     "listed": "listed pairs",
 }
@@ -67,10 +67,8 @@ def choose_prealignment(pairs: Sequence[PairFingerprint], pairing: Pairing) -> D
     candidates: tuple[PreAlignment, ...] = ("none", "center") if within else get_args(PreAlignment)
     known = [name for name in candidates if all(name in pair.alignments for pair in pairs)]
     means = {name: float(np.mean([pair.alignments[name].score for pair in pairs])) for name in known}
-    chosen = known[0]
-    for candidate in known:
-        if means[candidate] > means[chosen] + ALIGNMENT_GAIN:
-            chosen = candidate
+    enough = max(means.values()) - ALIGNMENT_GAIN
+    chosen = next(name for name in known if means[name] >= enough)
     listed = ", ".join(f"{name} {value:.3f}" for name, value in means.items())
     return Decision(chosen, f"mean score of {len(pairs)} {_ALIGNED[pairing]}: {listed}")
 
@@ -91,21 +89,23 @@ def choose_displacement(
         than a quarter of it, for failed alignments must not dictate the grid.
     """
     side = float(np.median(np.array(extents_mm).mean(axis=1)))
-    left = [pair.alignments[prealignment] for pair in pairs if prealignment in pair.alignments]
+    # Where the user's own transforms align a pair, they decide what is left.
+    ways = [GIVEN if GIVEN in pair.alignments else prealignment for pair in pairs]
+    left = [pair.alignments[way] for pair, way in zip(pairs, ways, strict=True) if way in pair.alignments]
     distances = [
         max(found.surface_mm[1], found.centroid_mm[1]) for found in left if found.surface_mm and found.centroid_mm
     ]
     if not distances:
         return Decision(
-            round(UNKNOWN_DISPLACEMENT * side, 2),
-            f"unknown without labels: {100 * UNKNOWN_DISPLACEMENT:.0f} % of the anatomy's mean side of {side:.0f} mm",
+            float(f"{UNKNOWN_DISPLACEMENT * side:.4g}"),
+            f"unknown without labels: {100 * UNKNOWN_DISPLACEMENT:.0f} % of the anatomy's mean side of {side:.3g} mm",
         )
     found = float(np.percentile(distances, DISPLACEMENT_PERCENTILE))
-    why = f"95 % of label surfaces and centroids keep {found:.1f} mm (upper quartile of {len(distances)} sampled pairs)"
+    why = f"95 % of label surfaces and centroids keep {found:.3g} mm (upper quartile of {len(distances)} sampled pairs)"
     most = LARGEST_DISPLACEMENT * side
     if found > most:
-        return Decision(round(most, 2), f"{why}, more than a quarter of the anatomy's side: pre-alignment failed there")
-    return Decision(round(found, 2), why)
+        return Decision(float(f"{most:.4g}"), f"{why}, more than is planned for: a quarter of the anatomy's mean side")
+    return Decision(float(f"{found:.4g}"), why)
 
 
 def choose_crop(

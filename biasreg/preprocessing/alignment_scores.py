@@ -8,7 +8,7 @@ from scipy import ndimage
 from biasreg.core.dataset import Case
 from biasreg.core.geometry import Geometry, apply_affine, index_corners
 from biasreg.core.image_io import Image, read_image, read_labels
-from biasreg.planning.fingerprint_records import DISTANCE_PERCENTILES, Misalignment, PairFingerprint, Triple
+from biasreg.planning.fingerprint_records import DISTANCE_PERCENTILES, GIVEN, Misalignment, PairFingerprint, Triple
 from biasreg.planning.foreground import bounding_box
 from biasreg.preprocessing.prealign import (
     foreground_center,
@@ -42,6 +42,9 @@ def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> Pair
     frames = {"none": [np.eye(4)] * 2, "center": [translation(center) for center in centers]}
     if reference is not None:
         frames |= _affine_frames(reference, [(case, images[case.identifier]) for case in (fixed, moving)])
+    if fixed.given or moving.given:
+        # Both frames start from one anchor, for listed pairs are connected parts of one graph.
+        frames[GIVEN] = [case.given.matrix if case.given else np.eye(4) for case in (fixed, moving)]
     matrices = {name: of_moving @ np.linalg.inv(of_fixed) for name, (of_fixed, of_moving) in frames.items()}
     if fixed.labels and moving.labels:
         labels = read_labels(fixed.labels), read_labels(moving.labels)

@@ -9,8 +9,10 @@ import numpy as np
 
 from biasreg.core.dataset import Case
 from biasreg.core.errors import ImageError, PlansError
+from biasreg.core.geometry import world_box
 from biasreg.core.image_io import Image, read_image, read_labels, write_image
 from biasreg.core.serialization import file_hash
+from biasreg.planning.foreground import bounding_box
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.prealign import (
     Reference,
@@ -18,6 +20,7 @@ from biasreg.preprocessing.prealign import (
     make_reference,
     refine_affine,
     register_affine,
+    register_rigid,
     translation,
 )
 from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE, reference_files
@@ -31,7 +34,7 @@ class FrameSource:
 
     Attributes:
         plans: The preprocessing plans.
-        reference: Image that all cases are aligned to, when pre-alignment is `affine` or `affine_focus`.
+        reference: Image that all cases are aligned to, when pre-alignment is `rigid`, `affine` or `affine_focus`.
         focus: Share of each of its voxels that belongs to the part that alignment is refined for, when it is
             `affine_focus`.
     """
@@ -54,10 +57,12 @@ class FrameSource:
             return translation(shared_center)
         if self.plans.prealignment == "center" or self.reference is None:
             return translation(foreground_center(image, self.plans.modality))
-        # The stored reference already lies in the canonical frame.
-        modality = self.plans.modality
-        matrix = register_affine(self.reference, image, modality)
-        return matrix if self.focus is None else refine_affine(self.reference, image, modality, self.focus, matrix)
+        # The stored reference already lies in the canonical frame. Each way starts from the same rigid map.
+        pair = self.reference, image, self.plans.modality
+        rigid = register_rigid(*pair)
+        if self.plans.prealignment == "affine":
+            return register_affine(*pair, rigid)
+        return rigid if self.focus is None else refine_affine(*pair, self.focus, rigid)
 
 
 def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
@@ -111,7 +116,25 @@ def build_reference(plans: PreprocessingPlans, case: Case) -> Reference:
                 f"the plans align cases around the labels of {case.identifier}, which shows none now · "
                 f"{case.labels or case.images[0]} · restore its label map, or run `biasreg_plan_and_preprocess` again"
             )
-    return make_reference(read_image(case.images[0]), focus, plans.modality)
+    image = read_image(case.images[0])
+    return make_reference(image, focus, plans.modality, reference_origin(plans, case, image))
+
+
+def reference_origin(plans: PreprocessingPlans, case: Case, image: Image) -> np.ndarray:
+    """Find the world point of the reference case that becomes the canonical origin.
+
+    Args:
+        plans: The preprocessing plans.
+        case: The reference case.
+        image: Its first channel.
+
+    Returns:
+        (3,) RAS mm: the centre of the box around the anatomy, or around the labels where the grid is cropped to them.
+    """
+    if plans.crop == "labels" and case.labels:
+        labels = read_labels(case.labels)
+        return np.array(world_box(labels.geometry, bounding_box(labels.array > 0))[0])
+    return foreground_center(image, plans.modality)
 
 
 def store_reference(folder: Path, plans: PreprocessingPlans, reference: Reference) -> None:

@@ -24,7 +24,7 @@ from biasreg.planning.files import SPLITS_FILE, command_line, configuration_of, 
 from biasreg.planning.fingerprint import extract_fingerprint as extract_facts
 from biasreg.planning.fingerprint_records import Fingerprint
 from biasreg.planning.network_rules import describe_network
-from biasreg.planning.overrides import apply_changes, keep_user_configurations
+from biasreg.planning.overrides import apply_changes, keep_user_configurations, lost_changes
 from biasreg.planning.planner import PLANNED, Target
 from biasreg.planning.planner import plan_experiment as decide
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
@@ -175,10 +175,14 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
     fingerprint = _read_own_fingerprint(folder, dataset, reference, options)
     folds = settle_folds(folder / SPLITS_FILE, dataset)
     target = Target(options.device, options.memory_gib, options.plans_name, options.target_spacing)
-    plans = apply_changes(decide(fingerprint, dataset.json, target), options.changes)
+    plans = decide(fingerprint, dataset.json, target)
     earlier = current_plans(folder / f"{options.plans_name}.json")
     if earlier is not None:
         plans = keep_user_configurations(plans, earlier)
+    plans = apply_changes(plans, options.changes)
+    lost = lost_changes(plans, earlier) if earlier is not None else ()
+    if lost:
+        logger.warning("planned anew without what was set before: %s; give it again with --set", ", ".join(lost))
     with atomic_write(folder / DATASET_FILE) as temporary:
         shutil.copyfile(dataset.folder / DATASET_FILE, temporary)
     write_record(folder / f"{options.plans_name}.json", plans)

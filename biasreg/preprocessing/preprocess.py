@@ -17,6 +17,7 @@ from biasreg.planning.fingerprint import source_hash
 from biasreg.planning.fingerprint_records import Fingerprint
 from biasreg.planning.foreground import bounding_box, foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
+from biasreg.planning.shared_centers import shared_centers
 from biasreg.preprocessing.case_frames import case_frame, is_complete
 from biasreg.preprocessing.disk_use import check_room, remove_half_written
 from biasreg.preprocessing.frames import build_reference, reference_source, store_reference
@@ -188,24 +189,6 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
     return record
 
 
-def shared_centers(fingerprint: Fingerprint, pairing: str) -> Mapping[str, tuple[float, ...]]:
-    """Find the canonical origin of each case for data that stay in the world of their headers.
-
-    Args:
-        fingerprint: The dataset's fingerprint.
-        pairing: Pairing of the dataset.
-
-    Returns:
-        Per case a world point (RAS mm): the mean foreground centre of its subject within subjects, else of all cases.
-    """
-    groups: dict[str, list[tuple[float, float, float]]] = {}
-    group_of = {case.identifier: case.subject if pairing == "intra-subject" else "" for case in fingerprint.cases}
-    for case in fingerprint.cases:
-        groups.setdefault(group_of[case.identifier], []).append(case.foreground_center)
-    means = {name: tuple(float(value) for value in np.mean(centers, axis=0)) for name, centers in groups.items()}
-    return {identifier: means[name] for identifier, name in group_of.items()}
-
-
 def _check_names(cases: Mapping[str, Case]) -> None:
     """Refuse cases whose files would overwrite those of another case."""
     for name in cases:
@@ -224,6 +207,11 @@ def _check_unchanged(hashes: Mapping[str, str], fingerprint: Fingerprint, advice
 
 def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Case]) -> None:
     """Make the folder ready: empty if it was made with other plans, with its stamp and the reference image."""
+    if plans.reference_case and plans.reference_case not in cases:
+        raise PlansError(
+            f"the plans align cases to {plans.reference_case}, which the dataset does not hold · {folder} · correct "
+            "reference_case in the plans, or run `biasreg_plan_experiment` again"
+        )
     case = cases[plans.reference_case] if plans.reference_case else None
     reference = build_reference(plans, case) if case else None  # before anything is deleted: it may fail
     made_of = reference_source(plans, case) if case else None

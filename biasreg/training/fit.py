@@ -19,6 +19,9 @@ from biasreg.training.step_memory import measure_step_gib
 
 logger = logging.getLogger(__name__)
 
+# What torch's allocators on the CPU ("DefaultCPUAllocator: can't allocate memory") and on MPS say.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
 
 class Fitted(NamedTuple):
     """A configuration that fits.
@@ -128,6 +131,6 @@ def _try(configuration: Configuration, device: torch.device, predicted: float) -
     except (torch.OutOfMemoryError, MemoryError):
         return None
     except RuntimeError as error:  # what other devices, and the CPU's own allocator, call the same
-        if "memory" not in str(error):
+        if not any(phrase in str(error) for phrase in OUT_OF_MEMORY):
             raise
         return None

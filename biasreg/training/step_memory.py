@@ -36,19 +36,19 @@ def measure_step_gib(configuration: Configuration, device: torch.device) -> floa
         device: Where.
 
     Returns:
-        GiB: on CUDA what torch allocates, on a CPU under Linux what the process grows by at most (elsewhere 0, for it
-        is not known there).
+        GiB: on CUDA what torch allocates, on a CPU under Linux what the process grows by at most; 0 where that is not
+        known.
 
     Raises:
         torch.OutOfMemoryError: If the device's memory does not hold a step.
     """
-    with torch.random.fork_rng(enabled=device.type in ("cpu", "cuda")):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        reset_peak(device)
+        known = reset_peak(device)
         before = read_memory(device).current
         try:
             _train(configuration, device)
-            return max(read_memory(device).peak - before, 0) / GIB
+            return max(read_memory(device).peak - before, 0) / GIB if known else 0.0
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -95,13 +95,21 @@ def random_pairs(network: NetworkPlans, size: Sequence[int], count: int, device:
     return PairBatch(images[0], images[1], labels, labels.clone(), known, known, mask, mask)
 
 
-def reset_peak(device: torch.device) -> None:
-    """Forget the peak so far, and give unused memory back to the system."""
+def reset_peak(device: torch.device) -> bool:
+    """Forget the peak so far, and give unused memory back to the system.
+
+    Returns:
+        Whether that could be done.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif platform.system() == "Linux":
+        return True
+    try:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # 5: reset VmHWM, see proc(5)
+    except (OSError, AttributeError):  # another system than Linux with glibc, or a container that forbids it
+        return False
+    return True
 
 
 def read_memory(device: torch.device) -> Memory:

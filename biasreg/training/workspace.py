@@ -73,8 +73,18 @@ class Workspace:
     @property
     def published_plans(self) -> Plans:
         """The plans with the configuration that is trained."""
-        configurations = {**self.plans.configurations, self.configuration_name: self.configuration}
-        return replace(self.plans, configurations=configurations)
+        if self.configuration == self.planned:
+            return self.plans
+        name = self.configuration_name
+        given_up = [smaller.step for smaller in fallbacks(self.planned)]
+        known = [smaller.configuration for smaller in fallbacks(self.planned)]
+        steps = given_up[: known.index(self.configuration) + 1] if self.configuration in known else []
+        reason = f"the plans did not fit the device that trained; given up: {'; '.join(steps)}"
+        return replace(
+            self.plans,
+            configurations={**self.plans.configurations, name: self.configuration},
+            why={**self.plans.why, name: {**self.plans.why.get(name, {}), "fallback": reason}},
+        )
 
     @property
     def coarser_grid(self) -> Regrid | None:

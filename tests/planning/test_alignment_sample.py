@@ -64,16 +64,24 @@ def identifiers(pairs):
     return [(first.identifier, second.identifier) for first, second in pairs]
 
 
-def test_between_subjects_evenly_spaced_cases_are_laid_on_the_reference(cases):
+def test_between_subjects_evenly_spaced_cases_are_laid_on_each_other_but_not_on_the_reference(cases):
     pairs = identifiers(sample_pairs(cases(40), "c03", make_json("inter-subject")))
     assert len(pairs) == 8
-    assert {first for first, _ in pairs} == {"c03"}
-    others = [int(second[1:]) for _, second in pairs]
-    assert others == sorted(others)
-    assert (others[0], others[-1]) == (0, 39)
-    assert "c03" not in [second for _, second in pairs]
-    assert identifiers(sample_pairs(cases(3), "c01", make_json("inter-subject"))) == [("c01", "c00"), ("c01", "c02")]
+    fixed = [int(name[1:]) for name, _ in pairs]
+    assert fixed == sorted(fixed)
+    assert (fixed[0], fixed[-1]) == (0, 39)
+    assert [moving for _, moving in pairs] == [name for name, _ in pairs[1:]] + ["c00"]
+    assert "c03" not in {name for pair in pairs for name in pair}
+    three = identifiers(sample_pairs(cases(3), "c01", make_json("inter-subject")))
+    assert three == [("c00", "c01"), ("c01", "c02"), ("c02", "c00")]
+    assert identifiers(sample_pairs(cases(2), "c01", make_json("inter-subject"))) == [("c00", "c01")]
     assert sample_pairs(cases(1), "c00", make_json("inter-subject")) == []
+
+
+def test_two_cases_of_one_subject_are_no_pair_between_subjects(cases):
+    pairs = sample_pairs(cases(8, per_subject=2), "c07", make_json("inter-subject"))
+    assert pairs
+    assert all(fixed.subject != moving.subject for fixed, moving in pairs)
 
 
 def test_within_subjects_a_case_is_laid_on_the_first_of_its_subject(cases):
@@ -96,7 +104,7 @@ def test_listed_pairs_are_laid_on_each_other_as_they_are_registered(cases):
     assert len(sample_pairs(cases(31), "c05", make_json("listed", many))) == 8
 
 
-def test_pairs_with_labels_are_preferred(cases):
-    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11)), "c07", make_json("inter-subject")))
-    assert pairs == [("c07", "c03"), ("c07", "c11")]
+def test_cases_with_labels_are_preferred(cases):
+    pairs = identifiers(sample_pairs(cases(20, labelled=(3, 7, 11, 15)), "c07", make_json("inter-subject")))
+    assert pairs == [("c03", "c11"), ("c11", "c15"), ("c15", "c03")]
     assert len(sample_pairs(cases(20, labelled=(3,)), "c07", make_json("inter-subject"))) == 8

@@ -1,5 +1,6 @@
 import pytest
 
+from biasreg.core.dataset_json import PairNames
 from biasreg.planning import network_rules
 from biasreg.planning.grid_rules import Layout
 
@@ -30,10 +31,10 @@ def test_the_encoder_is_vocos_where_all_axes_are_halved_alike_and_residual_elsew
 @pytest.mark.parametrize(
     ("displacement", "layout", "levels", "words"),
     [
-        (5.0, ISOTROPIC, 4, "finds 24 mm, which reaches the 5.0 mm"),  # the paper's four, of 3 voxels of 8 mm
+        (5.0, ISOTROPIC, 4, "finds 24 mm, which reaches the 5 mm"),  # the paper's four, of 3 voxels of 8 mm
         (24.0, ISOTROPIC, 4, "which reaches"),
         (30.0, ISOTROPIC, 5, "finds 48 mm, which reaches"),
-        (100.0, ISOTROPIC, 5, "finds 48 mm, which does not reach the 100.0 mm"),
+        (100.0, ISOTROPIC, 5, "finds 48 mm, which does not reach the 100 mm"),
         (5.0, Layout((8, 8, 8), ((2, 2, 2),) * 2), 3, "which reaches"),  # a small grid has no fourth
         (40.0, FLAT, 4, "finds 6 mm, which does not reach"),  # along the axis that is halved least
     ],
@@ -47,8 +48,13 @@ def test_the_coarsest_level_reaches_the_expected_displacement_as_far_as_the_grid
 
 
 def test_within_a_subject_residuals_are_not_integrated():
-    assert network_rules.choose_integration("intra-subject").value == 0
-    assert network_rules.choose_integration("inter-subject").value == 7
+    assert network_rules.choose_integration("intra-subject", {}, ()).value == 0
+    assert network_rules.choose_integration("inter-subject", {}, ()).value == 7
+    listed = (PairNames("a", "b"),)
+    assert network_rules.choose_integration("listed", {"a": "s", "b": "s"}, listed).value == 0
+    between = network_rules.choose_integration("listed", {}, listed)
+    assert between.value == 7
+    assert "as far as dataset.json says" in between.why
 
 
 def test_many_labels_are_segmented_at_half_resolution():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from dataset_kinds import KINDS, make_dataset, make_fingerprint
 
-from biasreg.core.errors import DatasetError
+from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.serialization import from_json, to_json
 from biasreg.network.build import build_network
 from biasreg.planning import grid_rules
@@ -110,7 +110,27 @@ def test_anisotropic_grids_get_a_residual_pyramid_that_halves_the_long_axis_late
 def test_one_odd_case_changes_nothing_but_the_report():
     odd, plain = (plan(KINDS[name], Target("cuda", 24.0)) for name in ("brain MR with one odd case", "brain MR, OASIS"))
     assert default(odd) == default(plain)
-    assert "1 of 30 cases are larger (c029)" in odd.why[odd.default_configuration]["field_of_view"]
+    centred = plan(replace(KINDS["brain MR with one odd case"], scores=(0.3, 0.5)), Target("cuda", 24.0))
+    assert "1 of 30 cases are larger (c029)" in centred.why[centred.default_configuration]["field_of_view"]
+
+
+def test_anatomy_off_the_centre_that_all_share_gets_room():
+    kind = replace(BRAIN, scores=(0.5,))
+    fingerprint = make_fingerprint(kind)
+    odd = tuple(replace(case, foreground_center=(0.0, 40.0, 0.0)) for case in fingerprint.cases[:4])
+    fingerprint = replace(fingerprint, cases=odd + fingerprint.cases[4:])
+    plans = [
+        plan_experiment(each, make_dataset(kind), Target("cuda", 24.0, spacing=(2.0, 2.0, 2.0)))
+        for each in (fingerprint, make_fingerprint(kind))
+    ]
+    off, on = (default(each).preprocessing.patch_size for each in plans)
+    assert off[1] > on[1]
+    assert off[0] == on[0]
+
+
+def test_a_memory_that_holds_no_step_at_all_is_refused():
+    with pytest.raises(PlansError, match="no grid is coarse enough that the memory holds a step"):
+        plan(HIPPOCAMPUS, Target("cuda", 0.5))
 
 
 def test_a_grid_is_cropped_to_the_labels_where_they_show_a_part_only():

@@ -15,13 +15,13 @@ from biasreg.core.image_io import read_image, read_labels, write_image
 from biasreg.planning.fingerprint import describe_case, extract_fingerprint, source_hash
 from biasreg.planning.fingerprint_records import Misalignment, PairFingerprint
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
+from biasreg.planning.shared_centers import shared_centers
 from biasreg.preprocessing import storage
 from biasreg.preprocessing.preprocess import (
     canonical_grid,
     canonical_image,
     preprocess_case,
     preprocess_dataset,
-    shared_centers,
 )
 
 
