@@ -9,7 +9,8 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +23,8 @@ from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.paths import find_dataset, resolve_roots
 from biasreg.core.serialization import read_record
 from biasreg.evaluation.metrics import dice_per_label
-from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
-from biasreg.preprocessing.frames import FrameSource, read_frame_source
+from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans, PreprocessingPlans
+from biasreg.preprocessing.frames import FrameSource, build_reference, read_frame_source
 from biasreg.preprocessing.prealign import foreground_center, translation
 from biasreg.preprocessing.storage import configuration_folder
 from biasreg.spatial.native import warp_label_map
@@ -52,6 +53,8 @@ def main() -> None:
     chosen = plans.configurations[plans.default_configuration].preprocessing
     folder = configuration_folder(planned, plans.plans_name, plans.default_configuration)
     source = read_frame_source(chosen, folder)
+    if arguments.reference:
+        source = aligned_to(dataset, replace(chosen, reference_case=arguments.reference))
     values = arguments.labels or list(chosen.label_values)
     held_out = list(itertools.permutations(dataset.cases("Ts"), 2))
     training = spread(list(itertools.permutations(dataset.cases("Tr"), 2)), arguments.training_pairs)
@@ -62,6 +65,7 @@ def main() -> None:
     settings = {
         "dataset": dataset.full_name,
         "prealignment": chosen.prealignment,
+        "reference_case": source.plans.reference_case,
         "labels": label_names(dataset, values),
     }
     output = arguments.output or RESULTS / f"prealignment_{dataset.full_name}.json"
@@ -74,10 +78,18 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("-p", "--plans", default=DEFAULT_PLANS_NAME, help="name of the plans")
     parser.add_argument("--labels", type=int, nargs="+", help="label values that count (default: all)")
     parser.add_argument("--training_pairs", type=int, default=30, help="pairs of training cases")
+    parser.add_argument("--reference", help="training case that all are aligned to (default: the planned one)")
     parser.add_argument("--raw", type=Path, help="root of raw datasets")
     parser.add_argument("--preprocessed", type=Path, help="root of preprocessed data; nothing is written there")
     parser.add_argument("--output", type=Path, help="result file (default: prealignment_DATASET.json in results/)")
     return parser.parse_args()
+
+
+def aligned_to(dataset: Dataset, plans: PreprocessingPlans) -> FrameSource:
+    """Make the reference of the plans' case anew, and what frames are found from."""
+    case = next(case for case in dataset.cases("Tr") if case.identifier == plans.reference_case)
+    reference = build_reference(plans, case)
+    return FrameSource(plans, reference.image, reference.focus)
 
 
 def spread(pairs: Sequence[tuple[Case, Case]], count: int) -> list[tuple[Case, Case]]:
@@ -88,12 +100,12 @@ def spread(pairs: Sequence[tuple[Case, Case]], count: int) -> list[tuple[Case, C
 def measure(pairs: Sequence[tuple[Case, Case]], source: FrameSource, values: Sequence[int]) -> dict[str, Any]:
     """Measure pairs (moving, fixed): frames once per case, then Dice at native resolution."""
     cases = {case.identifier: case for pair in pairs for case in pair}
-    frames, centers, seconds = {}, {}, []
+    frames, centers, seconds, cpu = {}, {}, {}, {}
     for name, case in cases.items():
         image = read_image(case.images[0])
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         frames[name] = source.frame(image, (0.0, 0.0, 0.0))
-        seconds.append(time.perf_counter() - start)
+        seconds[name], cpu[name] = time.perf_counter() - start, time.process_time() - start_cpu
         centers[name] = translation(foreground_center(image, source.plans.modality))
     scores = [score_pair(moving, fixed, frames, centers, values) for moving, fixed in pairs]
     return {
@@ -101,9 +113,16 @@ def measure(pairs: Sequence[tuple[Case, Case]], source: FrameSource, values: Seq
         "mean_dice_affine": round(statistics.mean(score.affine for score in scores), 4),
         "worse_than_center": [score.pair for score in scores if score.affine < score.center],
         "mirrored_or_lost": [score.pair for score in scores if score.mirrored or score.turn_deg > LARGEST_TURN_DEG],
-        "seconds_per_image": {"median": round(statistics.median(seconds), 3), "max": round(max(seconds), 3)},
+        "seconds_per_image": summary(seconds.values()),
+        "seconds_per_pair": summary(seconds[a.identifier] + seconds[b.identifier] for a, b in pairs),
+        "cpu_seconds_per_pair": summary(cpu[a.identifier] + cpu[b.identifier] for a, b in pairs),
         "pairs": [score._asdict() for score in scores],
     }
+
+
+def summary(values: Iterable[float]) -> dict[str, float]:
+    numbers = list(values)
+    return {"median": round(statistics.median(numbers), 3), "max": round(max(numbers), 3)}
 
 
 def score_pair(

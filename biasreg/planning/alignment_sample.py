@@ -1,6 +1,7 @@
 """Which case all others are aligned to, and which pairs the facts about alignment are measured on."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from typing import TypeVar
 
 import numpy as np
@@ -13,20 +14,34 @@ ALIGNMENT_SAMPLE = 8  # pairs that are aligned: a matter of seconds
 Item = TypeVar("Item")
 
 
-def choose_reference(cases: Sequence[CaseFingerprint]) -> str:
-    """Choose the case whose foreground extents are closest (in log scale) to the median of all.
+def most_typical(facts: Sequence[CaseFingerprint], cases: Sequence[Case] = (), executor: Executor | None = None) -> str:
+    """Choose the most typical case as the one that all others may be aligned to.
 
     Args:
-        cases: Facts per case.
+        facts: Facts per case.
+        cases: Not looked at.
+        executor: Not used.
 
     Returns:
-        Its identifier; the first in alphabetical order when several are equally close. Cases with labels are preferred,
-        because alignment to them can be measured by labels.
+        Its identifier.
     """
-    extents = np.log([case.foreground_extent_mm for case in cases])
+    return by_typicality(facts)[0]
+
+
+def by_typicality(facts: Sequence[CaseFingerprint]) -> list[str]:
+    """Order cases by how close their foreground's extents are (in log scale) to the median of all.
+
+    Args:
+        facts: Facts per case.
+
+    Returns:
+        Identifiers, the closest first, in alphabetical order where several are equally close. Cases with labels come
+        first, because alignment to them can be measured by labels.
+    """
+    extents = np.log([case.foreground_extent_mm for case in facts])
     distance = np.abs(extents - np.median(extents, axis=0)).sum(axis=1).round(6)
-    unlabelled = [not case.label_volumes_mm3 for case in cases]
-    return min(zip(unlabelled, distance, (case.identifier for case in cases), strict=True))[2]
+    unlabelled = [not case.label_volumes_mm3 for case in facts]
+    return [name for *_, name in sorted(zip(unlabelled, distance, (case.identifier for case in facts), strict=True))]
 
 
 def sample_pairs(cases: Sequence[Case], reference: str, json: DatasetJson) -> list[tuple[Case, Case]]:

@@ -2,7 +2,7 @@
 
 from biasreg.core.errors import PlansError
 from biasreg.planning.network_rules import MOST_STAGES
-from biasreg.planning.plans import AFFINE, Configuration, EncoderPlans, NetworkPlans, TrainingPlans
+from biasreg.planning.plans import TO_REFERENCE, Configuration, EncoderPlans, NetworkPlans, TrainingPlans
 
 
 def check_configuration(name: str, configuration: Configuration) -> None:
@@ -35,7 +35,7 @@ def _preprocessing_faults(configuration: Configuration) -> list[str]:
         faults.append(f"{len(plans.normalization)} normalizations for {network.in_channels} channels")
     if network.num_labels not in (1, len(plans.label_values) + 1):
         faults.append(f"num_labels is {network.num_labels}, but there are {len(plans.label_values)} labels")
-    if (plans.reference_case is None) == (plans.prealignment in AFFINE):
+    if (plans.reference_case is None) == (plans.prealignment in TO_REFERENCE):
         faults.append(f"reference_case is {plans.reference_case}, but prealignment is {plans.prealignment}")
     if plans.crop == "labels" and plans.prealignment != "affine_focus":
         faults.append("crop 'labels' needs prealignment 'affine_focus', which finds them again")

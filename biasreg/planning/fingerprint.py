@@ -17,7 +17,7 @@ from biasreg.core.image_io import image_files, read_channels, read_labels
 from biasreg.core.parallel import map_cases
 from biasreg.core.points_io import read_points
 from biasreg.core.serialization import content_hash, file_hash, from_json, read_json, to_json, write_json
-from biasreg.planning.alignment_sample import choose_reference, sample_pairs
+from biasreg.planning.alignment_sample import most_typical, sample_pairs
 from biasreg.planning.fingerprint_records import (
     FINGERPRINT_SCHEMA_VERSION,
     INTENSITY_PERCENTILES,
@@ -31,10 +31,15 @@ from biasreg.planning.foreground import bounding_box, common_modality, foregroun
 
 Record = TypeVar("Record")
 AlignmentMeasure = Callable[[Case, Case, Case | None], PairFingerprint]
+ReferenceChooser = Callable[[Sequence[CaseFingerprint], Sequence[Case], Executor], str]
 
 
 def extract_fingerprint(
-    dataset: Dataset, measure_alignment: AlignmentMeasure, executor: Executor, cache: Path | None = None
+    dataset: Dataset,
+    measure_alignment: AlignmentMeasure,
+    executor: Executor,
+    cache: Path | None = None,
+    choose: ReferenceChooser = most_typical,
 ) -> Fingerprint:
     """State the facts about a dataset's training cases.
 
@@ -44,6 +49,7 @@ def extract_fingerprint(
         executor: Where the cases are read.
         cache: Folder that keeps what is known of each case and pair, so that an interrupted extraction goes on, and
             after a change only what has changed is looked at; None keeps nothing.
+        choose: Chooses the case that all others may be aligned to, from the facts, the cases and the executor.
 
     Returns:
         The fingerprint; the same files give the same record.
@@ -52,11 +58,12 @@ def extract_fingerprint(
     modality = common_modality(case.modality for case in cases.values())
     arguments = {name: (case, dataset.label_values, modality, cache) for name, case in cases.items()}
     facts = tuple(map_cases(_recall_case, arguments, executor, "fingerprint").values())
-    reference = choose_reference(facts)
     # Later steps see any image as one of the common modality; so must the measurement of what they do.
     seen = [replace(case, modality=modality) for case in cases.values()]
     # Images of one subject are never registered to a reference: they get no affine map.
-    hub = None if dataset.json.pairing == "intra-subject" else next(c for c in seen if c.identifier == reference)
+    within = dataset.json.pairing == "intra-subject"
+    reference = (most_typical if within else choose)(facts, seen, executor)
+    hub = None if within else next(case for case in seen if case.identifier == reference)
     pairs = sample_pairs(seen, reference, dataset.json)
     hashes = {case.identifier: case.source_hash for case in facts}
     sample = {}

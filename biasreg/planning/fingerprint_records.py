@@ -95,8 +95,8 @@ class PairFingerprint:
         overlap: Part of the fixed image's field of view that the moving image's covers, as their headers lie; 0 to 1.
         center_offset_mm: Distance between the centres of the two foregrounds, as the headers lie.
         alignments: How far they are apart under each way of pre-alignment: `none`, `center`, between subjects also
-            `affine` (each registered to the reference case), and `affine_focus` where the reference has labels; `given`
-            where the user's own transforms lead from one to the other.
+            `rigid` and `affine` (each registered to the reference case), and `affine_focus` where the reference has
+            labels; `given` where the user's own transforms lead from one to the other.
     """
 
     moving: str
@@ -113,7 +113,8 @@ class Fingerprint:
     Attributes:
         schema_version: Version of this record's layout.
         dataset_name: Full dataset name.
-        reference_case: The case whose foreground extents are closest to the median; one with labels if there are any.
+        reference_case: The case that all others may be aligned to: of the most typical ones the one through which a
+            sample's pairs lie on each other best; within subjects the most typical one.
         cases: Facts per training case, sorted by identifier.
         pairs: Facts about a deterministic sample of pairs.
         dataset_hash: Content hash of what `dataset.json` says about channels, labels, pairing, listed pairs, subjects

@@ -10,9 +10,9 @@ from biasreg.planning.fingerprint_records import Fingerprint, Triple
 from biasreg.planning.memory import CPU_VOXEL_BUDGET, step_memory_gib, usable_memory_gib
 from biasreg.planning.network_rules import Device, Effort
 from biasreg.planning.plans import (
-    AFFINE,
     DEFAULT_PLANS_NAME,
     PLANS_SCHEMA_VERSION,
+    TO_REFERENCE,
     AugmentationPlans,
     Configuration,
     NetworkPlans,
@@ -160,8 +160,9 @@ class _Designer:
         if prealignment.value == "none":
             centers = shared_centers(fingerprint, dataset.pairing)
             shown = {case.identifier: extent_about(case, centers[case.identifier]) for case in cases}
-        reference = fingerprint.reference_case if prealignment.value in AFFINE else None
-        field_of_view = grid_rules.choose_field_of_view(shown, displacement.value, f"the {crop.value}", reference)
+        reference = fingerprint.reference_case if prealignment.value in TO_REFERENCE else None
+        scaled_to = reference if prealignment.value != "rigid" else None
+        field_of_view = grid_rules.choose_field_of_view(shown, displacement.value, f"the {crop.value}", scaled_to)
         self.displacement_mm, self.field_of_view_mm = displacement.value, field_of_view.value
         foreground = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
         self.label_values = tuple(value for value, _ in foreground)

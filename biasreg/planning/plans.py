@@ -13,8 +13,8 @@ from biasreg.core.dataset_json import Pairing
 PLANS_SCHEMA_VERSION = 3
 DEFAULT_PLANS_NAME = "biasregPlans"
 
-PreAlignment = Literal["none", "center", "affine", "affine_focus"]
-AFFINE: tuple[PreAlignment, ...] = ("affine", "affine_focus")  # those that align to a reference case
+PreAlignment = Literal["none", "center", "rigid", "affine", "affine_focus"]
+TO_REFERENCE: tuple[PreAlignment, ...] = ("rigid", "affine", "affine_focus")  # those that align to a reference case
 Crop = Literal["anatomy", "labels"]
 NormalizationScheme = Literal["window", "percentile"]
 EncoderFamily = Literal["swin", "residual"]
@@ -54,8 +54,8 @@ class PreprocessingPlans:
         prealignment: How each case is brought into the canonical frame.
         crop: What the grid covers, and what its centre is the centre of: the `anatomy`, or what the reference case's
             `labels` show.
-        reference_case: The case that all others are aligned to when `prealignment` is `affine`, or `affine_focus`: then
-            the affine map is refined for the part of it that its labels show. Else None.
+        reference_case: The case that all others are aligned to when `prealignment` is `rigid`, `affine`, or
+            `affine_focus`, which fits an affine map to the part of it that its labels show. Else None.
         label_values: The file's value of each foreground label; class k+1 of the network is `label_values[k]`.
         label_names: Name of each foreground label, in the same order.
     """

@@ -20,7 +20,7 @@ LARGEST_DISPLACEMENT = 0.25
 # Below this part of the anatomy's box the labelled part gets a grid of its own, at least 2^(1/3) times as fine.
 CROPPED_PART = 0.5
 _ALIGNED = {
-    "inter-subject": "pairs, affine maps leading through the reference case",
+    "inter-subject": "pairs, registrations leading through the reference case",
     "intra-subject": "pairs within subjects; no affine map within a subject",
     "listed": "listed pairs",
 }
@@ -57,8 +57,8 @@ def choose_prealignment(pairs: Sequence[PairFingerprint], pairing: Pairing) -> D
             no affine map, and are centred only if that clearly helps: the headers then share no world after all.
 
     Returns:
-        `none`, `center`, `affine`, or `affine_focus`, which refines the affine map for the labelled part of the
-        anatomy: the simplest that no other beats by 0.02.
+        `none`, `center`, `rigid`, `affine`, or `affine_focus`, which fits what labels show: the simplest that no other
+        beats by 0.02.
     """
     within = pairing == "intra-subject"
     if not pairs:

@@ -1,30 +1,35 @@
-"""Affine registration of two images that may show different parts of the anatomy, on coarse grids, by SimpleITK."""
+"""Linear registration of two images that may show different parts of the anatomy, on coarse grids, by SimpleITK."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
-from scipy import ndimage
 
 from biasreg.core.geometry import Geometry
 from biasreg.preprocessing.resampling import shrink
+from biasreg.preprocessing.shared_information import HISTOGRAM_BINS, MaskedImage, Overlap, shared_information
 from biasreg.preprocessing.translation_search import best_shift
 
 logger = logging.getLogger(__name__)
 
-HISTOGRAM_BINS = 32
-ITERATIONS_PER_LEVEL = 60
-SHRINK_FACTORS = (2, 1)
-SMOOTHING_SIGMAS_VOXELS = (1.0, 0.0)
-# An affine map that changes volumes beyond these bounds between two subjects is a failed registration, not anatomy.
+# Between two subjects, a map beyond these bounds is a failed registration, not anatomy: the change of volume, the
+# stretch along any direction, and the turn.
 VOLUME_RATIO_BOUNDS = (0.4, 2.5)
+STRETCH_BOUNDS = (0.6, 1.6)
+LARGEST_TURN_DEG = 60.0
 # Of the smaller anatomy at least this part must lie on the other one: less, and nearly anything can be made to fit.
 MIN_OVERLAP = 0.5
 # The search for the best shift looks at blocks of this many voxels per axis; optimisation does the rest.
 SEARCH_BLOCK = 2
+# On the fine level the metric looks at this part of the voxels: on 22 head and neck CTs a third of the time of all
+# voxels, and Dice as good or better; a fifth lost 0.01.
+SAMPLED = 0.3
+# Of small grids at least this many voxels are looked at: half of them led a similarity map of 5600 voxels astray.
+MIN_SAMPLES = 6000
+SAMPLING_SEED = 1
 
 
 class CoarseImage(NamedTuple):
@@ -32,21 +37,51 @@ class CoarseImage(NamedTuple):
 
     Attributes:
         array: float32 (X, Y, Z) in [0, 1].
-        mask: bool (X, Y, Z), true where the anatomy is shown.
+        shown: bool (X, Y, Z), true inside the field of view.
+        anatomy: bool (X, Y, Z), true where the anatomy is.
         grid: The grid; both images of a registration have voxels of the same size.
     """
 
     array: np.ndarray
-    mask: np.ndarray
+    shown: np.ndarray
+    anatomy: np.ndarray
     grid: Geometry
 
+    def over_anatomy(self) -> MaskedImage:
+        """Let the anatomy alone count: its skin does not, which may be a cut field of view."""
+        return MaskedImage(self.array, self.anatomy, self.grid)
 
-def register_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray | None:
-    """Register two coarse images: from two starts rigidly, then from the better end by similarity and affine maps.
+    def over_view(self) -> MaskedImage:
+        """Let all count that is shown, the anatomy's border with it."""
+        return MaskedImage(self.array, self.shown, self.grid)
+
+
+class _Step(NamedTuple):
+    """One optimisation: the kind of map, by which factor each level is coarser, and how gradients are found."""
+
+    kind: type[sitk.Transform]
+    levels: tuple[int, ...]
+    smooth_gradients: bool
+    iterations: int
+
+
+# Smoothing the gradients of whole images takes most of the time of a rigid search, which ends the same without it. All
+# voxels of the coarse level count: on half of them a patient went to the wrong vertebra.
+SEARCH = _Step(sitk.Euler3DTransform, levels=(2,), smooth_gradients=False, iterations=60)
+FOCUS_SEARCH = SEARCH._replace(iterations=40)
+# An affine map needs the coarse level first: on the fine one alone it stops early (Dice 0.06 lower). And it ends better
+# when size was found before it.
+FIT = (
+    _Step(sitk.Similarity3DTransform, levels=(1,), smooth_gradients=True, iterations=60),
+    _Step(sitk.AffineTransform, levels=(2, 1), smooth_gradients=True, iterations=60),
+)
+
+
+def register_rigid_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray | None:
+    """Register two coarse images rigidly, from two starts.
 
     One start lays the grids' centres on each other, the other is the shift with the highest masked correlation, which
-    finds the way where the fields of view differ. Mutual information counts where both masks are true. The same images
-    give the same matrix, bit by bit.
+    finds the way where the fields of view differ. The same images give the same matrix, bit by bit.
 
     Args:
         fixed: The fixed image.
@@ -60,97 +95,138 @@ def register_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray | Non
     """
     centers = np.eye(4)
     with _one_thread():
-        problem = _Problem(fixed, moving)
+        problem = _Problem(fixed.over_anatomy(), moving.over_anatomy())
         starts = [centers, *_correlating_start(fixed, moving)]
-        found = min((problem.improve(start, sitk.Euler3DTransform()) for start in starts), key=problem.cost)
-        for kind in (sitk.Similarity3DTransform(), sitk.AffineTransform(3)):
-            found = problem.improve(found, kind)
-        return None if found is centers or not problem.cost(found) < problem.cost(centers) else found
+        found = max((problem.improve(start, SEARCH) for start in starts), key=problem.coverage)
+        return found if problem.coverage(found) > problem.coverage(centers) else None
 
 
-def refine_coarse(fixed: CoarseImage, moving: CoarseImage) -> np.ndarray:
-    """Improve an alignment that both images are sampled in already: rigidly, then by an affine map.
+def register_affine_coarse(fixed: CoarseImage, moving: CoarseImage, start: np.ndarray) -> np.ndarray:
+    """Improve a rigid map of the whole anatomy by a similarity and an affine map.
 
     Args:
-        fixed: The fixed image; its mask says where the metric counts.
-        moving: The moving image, on a grid of the same centre.
+        fixed: The fixed image.
+        moving: The moving image.
+        start: (4, 4) matrix from fixed to moving grid coordinates (mm).
 
     Returns:
-        (4, 4) matrix from fixed to moving grid coordinates (mm); the identity if nothing plausible is better.
+        The last of start, similarity and affine map that is plausible and better than the one before.
     """
-    found = np.eye(4)
     with _one_thread():
-        problem = _Problem(fixed, moving)
-        for kind in (sitk.Euler3DTransform(), sitk.AffineTransform(3)):
-            found = problem.improve(found, kind)
-    return found
+        return _fitted(_Problem(fixed.over_anatomy(), moving.over_anatomy()), start)
 
 
-def is_plausible_volume(matrix: np.ndarray) -> bool:
-    """Tell whether an affine map, a (4, 4) matrix, changes volumes no more than anatomy does, and does not mirror."""
-    return bool(VOLUME_RATIO_BOUNDS[0] <= np.linalg.det(matrix[:3, :3]) <= VOLUME_RATIO_BOUNDS[1])
+def refine_coarse(fixed: CoarseImage, moving: CoarseImage, starts: Sequence[np.ndarray]) -> np.ndarray:
+    """Find the best of several starts by rigid maps of the anatomy, then improve it by similarity and affine maps.
+
+    The anatomy alone tells the right start, the border of what is shown then helps to fit it.
+
+    Args:
+        fixed: The fixed image; its masks say where the metric counts.
+        moving: The moving image.
+        starts: (4, 4) matrices from fixed to moving grid coordinates (mm).
+
+    Returns:
+        The last of rigid, similarity and affine map that is plausible and better than the one before.
+    """
+    with _one_thread():
+        search = _Problem(fixed.over_anatomy(), moving.over_anatomy())
+        found = max((search.improve(start, FOCUS_SEARCH) for start in starts), key=search.coverage)
+        return _fitted(_Problem(fixed.over_view(), moving.over_view()), found)
+
+
+def is_plausible(matrix: np.ndarray) -> bool:
+    """Tell whether a map, a (4, 4) matrix, changes volumes, lengths and directions no more than anatomy does.
+
+    Mirrored maps are not plausible.
+    """
+    u, stretch, v = np.linalg.svd(matrix[:3, :3])
+    if not VOLUME_RATIO_BOUNDS[0] <= np.linalg.det(matrix[:3, :3]) <= VOLUME_RATIO_BOUNDS[1]:
+        return False
+    turn = np.degrees(np.arccos(np.clip((np.trace(u @ v) - 1) / 2, -1, 1)))
+    return bool(stretch.min() >= STRETCH_BOUNDS[0] and stretch.max() <= STRETCH_BOUNDS[1] and turn <= LARGEST_TURN_DEG)
 
 
 class _Problem:
-    """Two images with masks, and the metric and optimiser that work on them."""
+    """Two masked images, and the metric and optimiser that work on them."""
 
-    def __init__(self, fixed: CoarseImage, moving: CoarseImage) -> None:
+    def __init__(self, fixed: MaskedImage, moving: MaskedImage) -> None:
         self.fixed, self.moving = fixed, moving
-        self.images = (_to_itk(fixed.array, fixed.grid), _to_itk(moving.array, moving.grid))
-        method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
-        method.SetMetricFixedMask(_to_itk(fixed.mask.astype(np.uint8), fixed.grid))
-        method.SetMetricMovingMask(_to_itk(moving.mask.astype(np.uint8), moving.grid))
-        method.SetInterpolator(sitk.sitkLinear)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=2.0, minStep=0.01, numberOfIterations=ITERATIONS_PER_LEVEL, gradientMagnitudeTolerance=1e-6
-        )
-        method.SetOptimizerScalesFromPhysicalShift()
-        method.SetShrinkFactorsPerLevel(SHRINK_FACTORS)
-        method.SetSmoothingSigmasPerLevel(SMOOTHING_SIGMAS_VOXELS)
-        method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
-        self.method = method
+        self.images = [_to_itk(image.array, image.grid) for image in (fixed, moving)]
+        self.masks = [_to_itk(image.mask.astype(np.uint8), image.grid) for image in (fixed, moving)]
+        self.measured: dict[bytes, Overlap] = {}
 
-    def improve(self, start: np.ndarray, kind: sitk.Transform) -> np.ndarray:
-        """Optimise a transform of the given kind; the start itself is returned where the end is no better."""
-        if not isinstance(kind, sitk.Euler3DTransform):  # a rigid one starts as a shift
-            kind.SetMatrix(start[:3, :3].ravel().tolist())
-        kind.SetTranslation(start[:3, 3].tolist())
-        self.method.SetInitialTransform(kind, inPlace=False)
+    def improve(self, start: np.ndarray, step: _Step) -> np.ndarray:
+        """Optimise a map of the step's kind; the start itself is returned where the end is no better."""
+        initial = step.kind(3) if step.kind is sitk.AffineTransform else step.kind()
+        initial.SetMatrix(start[:3, :3].ravel().tolist())
+        initial.SetTranslation(start[:3, 3].tolist())
+        method = self._method(step)
+        method.SetInitialTransform(initial, inPlace=False)
         try:
-            found = _matrix(self.method.Execute(*self.images))
+            found = _matrix(method.Execute(*self.images))
         except RuntimeError as error:  # SimpleITK's name for "the images no longer overlap"
-            logger.debug("affine registration stopped: %s", error)
+            logger.debug("registration stopped: %s", error)
             return start
-        return found if self._is_plausible(found) and self.cost(found) < self.cost(start) else start
+        better = self._overlap(found).information > self._overlap(start).information
+        return found if better and self._is_plausible(found) else start
 
-    def cost(self, matrix: np.ndarray) -> float:
-        """Negative mutual information where both masks are true; infinite where they do not overlap."""
-        transform = sitk.AffineTransform(3)
-        transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-        transform.SetTranslation(matrix[:3, 3].tolist())
-        self.method.SetInitialTransform(transform, inPlace=False)
-        try:
-            return float(self.method.MetricEvaluate(*self.images))
-        except RuntimeError:
-            return float("inf")
+    def coverage(self, matrix: np.ndarray) -> float:
+        """Mutual information over both masks, times the share of the fixed one: it compares maps far from each other.
+
+        Near each other information alone decides, because a better fit may well leave less of two unequal masks.
+        """
+        return self._overlap(matrix).coverage
+
+    def _overlap(self, matrix: np.ndarray) -> Overlap:
+        key = matrix.tobytes()
+        if key not in self.measured:
+            self.measured[key] = shared_information(self.fixed, self.moving, matrix)
+        return self.measured[key]
 
     def _is_plausible(self, matrix: np.ndarray) -> bool:
-        if not is_plausible_volume(matrix):
+        if not is_plausible(matrix):
             return False
         ratio = float(np.linalg.det(matrix[:3, :3]))
-        indices = np.linalg.inv(self.moving.grid.affine) @ matrix @ self.fixed.grid.affine
-        warped = ndimage.affine_transform(
-            self.moving.mask, indices[:3, :3], indices[:3, 3], output_shape=self.fixed.mask.shape, order=0
-        )
         smaller = min(np.count_nonzero(self.fixed.mask), np.count_nonzero(self.moving.mask) / ratio)
-        return bool(np.count_nonzero(warped & self.fixed.mask) >= MIN_OVERLAP * smaller)
+        return self._overlap(matrix).voxels >= MIN_OVERLAP * smaller
+
+    def _method(self, step: _Step) -> sitk.ImageRegistrationMethod:
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(HISTOGRAM_BINS)
+        method.SetMetricFixedMask(self.masks[0])
+        method.SetMetricMovingMask(self.masks[1])
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=2.0, minStep=0.01, numberOfIterations=step.iterations, gradientMagnitudeTolerance=1e-6
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.SetShrinkFactorsPerLevel(step.levels)
+        method.SetSmoothingSigmasPerLevel([1.0 if factor > 1 else 0.0 for factor in step.levels])
+        method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
+        if not step.smooth_gradients:
+            method.MetricUseFixedImageGradientFilterOff()
+            method.MetricUseMovingImageGradientFilterOff()
+        part = max(SAMPLED, MIN_SAMPLES / np.count_nonzero(self.fixed.mask))
+        if part < 1 and 1 in step.levels:
+            method.SetMetricSamplingStrategy(method.REGULAR)
+            parts = [1.0 if factor > 1 else part for factor in step.levels]
+            method.SetMetricSamplingPercentagePerLevel(parts, seed=SAMPLING_SEED)
+        return method
+
+
+def _fitted(problem: _Problem, start: np.ndarray) -> np.ndarray:
+    for step in FIT:
+        start = problem.improve(start, step)
+    return start
 
 
 def _correlating_start(fixed: CoarseImage, moving: CoarseImage) -> list[np.ndarray]:
     """Find the shift with the highest masked correlation; an empty list where there is none."""
     block = SEARCH_BLOCK * fixed.grid.spacing[0]
-    parts = [(part.astype(np.float32), image.grid) for image in (fixed, moving) for part in (image.array, image.mask)]
+    parts = [
+        (part.astype(np.float32), image.grid) for image in (fixed, moving) for part in (image.array, image.anatomy)
+    ]
     (still, grid), (still_mask, _), (moved, moved_grid), (moved_mask, _) = (shrink(*part, block) for part in parts)
     shift = best_shift(still, still_mask > 0.5, moved, moved_mask > 0.5, MIN_OVERLAP)
     if shift is None:

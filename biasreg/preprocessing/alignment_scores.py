@@ -41,7 +41,7 @@ def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> Pair
     centers = [foreground_center(images[case.identifier], case.modality) for case in (fixed, moving)]
     frames = {"none": [np.eye(4)] * 2, "center": [translation(center) for center in centers]}
     if reference is not None:
-        frames |= _affine_frames(reference, [(case, images[case.identifier]) for case in (fixed, moving)])
+        frames |= _registered_frames(reference, [(case, images[case.identifier]) for case in (fixed, moving)])
     if fixed.given or moving.given:
         # Both frames start from one anchor, for listed pairs are connected parts of one graph.
         frames[GIVEN] = [case.given.matrix if case.given else np.eye(4) for case in (fixed, moving)]
@@ -62,23 +62,25 @@ def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> Pair
     )
 
 
-def _affine_frames(reference: Case, cases: Sequence[tuple[Case, Image]]) -> dict[str, list[np.ndarray]]:
-    """Find the frames of cases as later steps do, by affine maps to the reference and refined for its labels."""
+def _registered_frames(reference: Case, cases: Sequence[tuple[Case, Image]]) -> dict[str, list[np.ndarray]]:
+    """Find the frames of cases as later steps do, by each way of registration to the reference."""
     image = read_image(reference.images[0])
     labelled = read_labels(reference.labels).array > 0 if reference.labels else None
     hub = make_reference(image, labelled, reference.modality)
-    affine, focus = [], []
+    ways = ("rigid", "affine") if hub.focus is None else ("rigid", "affine", "affine_focus")
+    frames: dict[str, list[np.ndarray]] = {way: [] for way in ways}
     for case, own in cases:
         if case.identifier == reference.identifier:
-            matrix = refined = translation(foreground_center(image, reference.modality))
+            found = dict.fromkeys(ways, translation(foreground_center(image, reference.modality)))
         else:
             pair = hub.image, own, case.modality
-            rigid = register_rigid(*pair)
-            matrix = register_affine(*pair, rigid)
-            refined = matrix if hub.focus is None else refine_affine(*pair, hub.focus, rigid)
-        affine.append(matrix)
-        focus.append(refined)
-    return {"affine": affine} if hub.focus is None else {"affine": affine, "affine_focus": focus}
+            found = {"rigid": register_rigid(*pair)}
+            found["affine"] = register_affine(*pair, found["rigid"])
+            if hub.focus is not None:
+                found["affine_focus"] = refine_affine(*pair, hub.focus, found["rigid"])
+        for way in ways:
+            frames[way].append(found[way])
+    return frames
 
 
 def label_misalignment(fixed: Image, moving: Image, matrix: np.ndarray) -> Misalignment:

@@ -14,26 +14,38 @@ from scipy import ndimage
 from biasreg.core.geometry import Geometry, world_box
 from biasreg.core.image_io import Image
 from biasreg.planning.foreground import bounding_box, foreground_mask
-from biasreg.preprocessing.affine_registration import CoarseImage, is_plausible_volume, refine_coarse, register_coarse
-from biasreg.preprocessing.resampling import field_of_view, shrink, to_canonical
+from biasreg.preprocessing.affine_registration import (
+    CoarseImage,
+    is_plausible,
+    refine_coarse,
+    register_affine_coarse,
+    register_rigid_coarse,
+)
+from biasreg.preprocessing.coarse_image import Anatomy, find_anatomy, grid_shape, sample_box
+from biasreg.preprocessing.resampling import shrink, to_canonical
+
+__all__ = [
+    "Reference",
+    "foreground_center",
+    "grid_shape",
+    "make_reference",
+    "refine_affine",
+    "register_affine",
+    "register_rigid",
+    "translation",
+]
 
 logger = logging.getLogger(__name__)
 
-# Affine registration works with about this many voxels in the box around the fixed anatomy: measured on three datasets,
-# more take longer and gain nothing, and fewer lose small structures.
+# Registration works with about this many voxels in the box around the fixed anatomy: measured on three datasets, more
+# take longer and gain nothing, and fewer lose small structures.
 COARSE_VOXELS = 40**3
-INTENSITY_PERCENTILES = (1, 99)
 # What lies around a focus counts up to this part of its mean side; its grid has about this many voxels.
 FOCUS_MARGIN = 0.1
 FOCUS_VOXELS = 44**3
-
-
-class _Anatomy(NamedTuple):
-    """Where an image shows anatomy: its mask, and centre and sides of the world-aligned box around it (RAS mm)."""
-
-    mask: np.ndarray
-    center: np.ndarray
-    extent_mm: np.ndarray
+# A focus is searched from these shifts along the body's axis too, in parts of its height: scans are cut there, and
+# shoulders on shoulders can hide that the heads are a few vertebrae apart (found on 1 of 22 head and neck CTs).
+FOCUS_SHIFTS = (0.0, 0.2, -0.2)
 
 
 class Reference(NamedTuple):
@@ -48,6 +60,21 @@ class Reference(NamedTuple):
     focus: np.ndarray | None
 
 
+class _Pair(NamedTuple):
+    """Two images on coarse grids around the centres of their anatomy."""
+
+    anatomies: tuple[Anatomy, Anatomy]
+    coarse: tuple[CoarseImage, CoarseImage]
+
+    def to_world(self, matrix: np.ndarray) -> np.ndarray:
+        """Turn a matrix between the grids' coordinates into one between the worlds."""
+        return translation(self.anatomies[1].center) @ matrix @ translation(-self.anatomies[0].center)
+
+    def to_grid(self, matrix: np.ndarray) -> np.ndarray:
+        """The inverse of `to_world`."""
+        return translation(-self.anatomies[1].center) @ matrix @ translation(self.anatomies[0].center)
+
+
 def foreground_center(image: Image, modality: str) -> np.ndarray:
     """Find the centre of the box around the anatomy.
 
@@ -58,7 +85,7 @@ def foreground_center(image: Image, modality: str) -> np.ndarray:
     Returns:
         (3,) world coordinates, RAS mm.
     """
-    return _anatomy(image, modality).center
+    return np.array(world_box(image.geometry, bounding_box(foreground_mask(image.array, modality)))[0])
 
 
 def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -75,8 +102,8 @@ def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
     return matrix
 
 
-def register_affine(fixed: Image, moving: Image, modality: str) -> np.ndarray:
-    """Register two images by an affine map: mutual information of the anatomy that both show.
+def register_rigid(fixed: Image, moving: Image, modality: str) -> np.ndarray:
+    """Register two images by a rigid map: mutual information of the anatomy that both show.
 
     Both images are first sampled on coarse isotropic grids. The foreground centres are kept, with a notice, if nothing
     plausible is better. The same images give the same matrix, bit by bit.
@@ -89,51 +116,64 @@ def register_affine(fixed: Image, moving: Image, modality: str) -> np.ndarray:
     Returns:
         (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
     """
-    anatomies = [_anatomy(image, modality) for image in (fixed, moving)]
-    # A moving image that shows much more than the fixed one must not become huge.
-    volume = max(anatomies[0].extent_mm.prod(), anatomies[1].extent_mm.prod() / 8)
-    spacing = _coarse_spacing(volume, fixed.geometry)
-    coarse = [_coarse_image(image, found, spacing) for image, found in zip((fixed, moving), anatomies, strict=True)]
-    matrix = register_coarse(*coarse)
-    if matrix is None:
-        logger.warning("affine registration did not improve on aligned centres; the centres are kept")
-        matrix = np.eye(4)
-    return translation(anatomies[1].center) @ matrix @ translation(-anatomies[0].center)
+    pair = _coarse_pair(fixed, moving, modality)
+    return pair.to_world(_rigid(pair))
+
+
+def register_affine(fixed: Image, moving: Image, modality: str, start: np.ndarray | None = None) -> np.ndarray:
+    """Register two images by an affine map: mutual information of the anatomy that both show.
+
+    Where no affine map is plausible and better, the similarity map before it counts, then the rigid one.
+
+    Args:
+        fixed: The fixed image.
+        moving: The moving image.
+        modality: Modality of both; `mixed` where they differ.
+        start: What `register_rigid` found for the same images; it is found here when None.
+
+    Returns:
+        (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
+    """
+    pair = _coarse_pair(fixed, moving, modality)
+    rigid = _rigid(pair) if start is None else pair.to_grid(start)
+    return pair.to_world(register_affine_coarse(*pair.coarse, rigid))
 
 
 def refine_affine(fixed: Image, moving: Image, modality: str, focus: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Improve an affine map for a part of the anatomy, on a finer grid around it.
+    """Fit an affine map to a part of the anatomy, on a finer grid around it.
 
-    What lies far from that part, such as the shoulders below a head, no longer has a say.
+    What lies far from that part, such as the shoulders below a head, has no say.
 
     Args:
         fixed: The fixed image.
         moving: The moving image.
         modality: Modality of both; `mixed` where they differ.
         focus: Share of each voxel of the fixed grid, 0 to 1, that belongs to the part that matters.
-        start: (4, 4) matrix that maps fixed world points (RAS mm) to moving world points.
+        start: (4, 4) matrix that maps fixed world points (RAS mm) to moving world points; a rigid one by
+            `register_rigid` is the best start, because a map of the whole anatomy need not fit a part of it.
 
     Returns:
-        The improved matrix; the start where nothing plausible is better, or the focus is empty.
+        The map; the start where nothing plausible is better, or the focus is empty.
     """
     if not focus.any():
         return start
     center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus > 0)))
     margin = FOCUS_MARGIN * float(extent.mean())
     spacing = max(float(np.cbrt((extent + 2 * margin).prod() / FOCUS_VOXELS)), min(fixed.geometry.spacing))
-    scaled = [_scaled(image, foreground_mask(image.array, modality)) for image in (fixed, moving)]
-    # The start may have put anatomy beside the fixed grid that has to come onto it.
-    still = _region(scaled[0], extent + 2 * margin, spacing, translation(center))
-    moved = _region(scaled[1], extent + 6 * margin, spacing, start @ translation(center))
-    share = _sample(Image(focus, fixed.geometry), still.grid, translation(center))
-    part = share > (0.5 if share.max() > 0.5 else 0)  # what is thinner than a voxel everywhere still counts
-    near = ndimage.distance_transform_edt(~part) * spacing <= margin
-    found = refine_coarse(still._replace(mask=still.mask & near), moved)
-    refined = start @ translation(center) @ found @ translation(-center)
-    return refined if is_plausible_volume(refined) else start
+    anatomies = [find_anatomy(image, modality) for image in (fixed, moving)]
+    still = _around_focus(anatomies[0], focus, center, extent, spacing)
+    # Sampled as the start lays it, the moving image is blurred no more than the fixed one.
+    frame = start @ translation(center)
+    shifts = [translation([0.0, 0.0, part * extent[2]]) for part in FOCUS_SHIFTS]
+    reach = extent + 4 * margin + [0.0, 0.0, 2 * max(FOCUS_SHIFTS) * extent[2]]
+    found = refine_coarse(still, sample_box(anatomies[1], frame, reach, spacing), shifts)
+    refined = frame @ found @ translation(-center)
+    return refined if is_plausible(refined) else start
 
 
-def make_reference(image: Image, focus: np.ndarray | None, modality: str) -> Reference:
+def make_reference(
+    image: Image, focus: np.ndarray | None, modality: str, center: Sequence[float] | np.ndarray | None = None
+) -> Reference:
     """Bring the case that all others are aligned to into the canonical frame, as finely as alignment makes use of.
 
     Its grid is only shifted, and where it is fine whole blocks of voxels are averaged: anything else would blur the
@@ -143,69 +183,50 @@ def make_reference(image: Image, focus: np.ndarray | None, modality: str) -> Ref
         image: First channel of the reference case.
         focus: Boolean array on its grid, true for the part that alignment may be refined for, if there is one.
         modality: Its modality.
+        center: World point (RAS mm) that becomes the canonical origin; the centre of the foreground when None.
 
     Returns:
-        The whole image, the centre of its foreground at the origin, and the focus on its grid.
+        The whole image, its centre at the origin, and the focus on its grid.
     """
-    anatomy = _anatomy(image, modality)
-    spacing = _coarse_spacing(anatomy.extent_mm.prod(), image.geometry) / 2
+    middle, extent = world_box(image.geometry, bounding_box(foreground_mask(image.array, modality)))
+    spacing = _coarse_spacing(float(np.prod(extent)), image.geometry) / 2
     array, grid = shrink(image.array, image.geometry, spacing)
     share = None if focus is None else shrink(focus, image.geometry, spacing)[0]
-    return Reference(Image(array, Geometry.from_affine(translation(-anatomy.center) @ grid.affine, grid.shape)), share)
-
-
-def _anatomy(image: Image, modality: str) -> _Anatomy:
-    mask = foreground_mask(image.array, modality)
-    center, extent = world_box(image.geometry, bounding_box(mask))
-    return _Anatomy(mask, np.array(center), np.array(extent))
+    origin = np.array(middle if center is None else center)
+    return Reference(Image(array, Geometry.from_affine(translation(-origin) @ grid.affine, grid.shape)), share)
 
 
 def _coarse_spacing(volume_mm3: float, geometry: Geometry) -> float:
     return max(float(np.cbrt(volume_mm3 / COARSE_VOXELS)), min(geometry.spacing))
 
 
-def _scaled(image: Image, mask: np.ndarray) -> Image:
-    """Clip intensities to percentiles of the anatomy, and scale them to [0, 1]."""
-    low, high = np.percentile(image.array[mask], INTENSITY_PERCENTILES)
-    return Image(np.clip((image.array - low) / max(high - low, 1e-12), 0, 1).astype(np.float32), image.geometry)
+def _coarse_pair(fixed: Image, moving: Image, modality: str) -> _Pair:
+    anatomies = find_anatomy(fixed, modality), find_anatomy(moving, modality)
+    # A moving image that shows much more than the fixed one must not become huge.
+    volume = max(anatomies[0].extent_mm.prod(), anatomies[1].extent_mm.prod() / 8)
+    spacing = _coarse_spacing(float(volume), fixed.geometry)
+    still, moved = (
+        sample_box(anatomy, translation(anatomy.center), anatomy.extent_mm, spacing) for anatomy in anatomies
+    )
+    return _Pair(anatomies, (still, moved))
 
 
-def _coarse_image(image: Image, anatomy: _Anatomy, spacing: float) -> CoarseImage:
-    """Sample an image around the centre of its anatomy; the mask is true where that is."""
-    frame = translation(anatomy.center)
-    coarse = _region(_scaled(image, anatomy.mask), anatomy.extent_mm + 4 * spacing, spacing, frame)
-    inside = _sample(Image(anatomy.mask.astype(np.float32), image.geometry), coarse.grid, frame)
-    return coarse._replace(mask=_without_holes(inside > 0.5))
+def _rigid(pair: _Pair) -> np.ndarray:
+    found = register_rigid_coarse(*pair.coarse)
+    if found is None:
+        logger.warning("rigid registration did not improve on aligned centres; the centres are kept")
+        return np.eye(4)
+    return found
 
 
-def _region(image: Image, extent_mm: np.ndarray, spacing: float, frame: np.ndarray) -> CoarseImage:
-    """Sample a scaled image around the origin of a frame; the mask is true inside its field of view."""
-    grid = Geometry.centered(grid_shape(extent_mm, spacing), (spacing,) * 3)
-    return CoarseImage(_sample(image, grid, frame), field_of_view(image.geometry, grid, frame), grid)
-
-
-def _sample(image: Image, grid: Geometry, frame: np.ndarray) -> np.ndarray:
-    return to_canonical(*shrink(image.array, image.geometry, grid.spacing[0]), grid, frame, fill=0.0)
-
-
-def _without_holes(mask: np.ndarray) -> np.ndarray:
-    """Fill what is enclosed in a slice along any axis, such as lungs: air inside the anatomy is part of it."""
-    filled = mask.copy()
-    for axis in range(3):
-        slices = [ndimage.binary_fill_holes(part) for part in np.moveaxis(mask, axis, 0)]
-        filled |= np.stack(slices, axis=axis)
-    return filled
-
-
-def grid_shape(extent_mm: np.ndarray, spacing: float) -> tuple[int, int, int]:
-    """Number of voxels that cover an extent, at least 8 along each axis.
-
-    Args:
-        extent_mm: (3,) sides in mm.
-        spacing: Side of a voxel in mm.
-
-    Returns:
-        Shape.
-    """
-    x, y, z = (int(size) for size in np.maximum(np.ceil(extent_mm / spacing - 1e-6), 8))
-    return x, y, z
+def _around_focus(
+    anatomy: Anatomy, focus: np.ndarray, center: np.ndarray, extent: np.ndarray, spacing: float
+) -> CoarseImage:
+    """Sample the fixed image around its focus; its masks end within the margin around that."""
+    margin = FOCUS_MARGIN * float(extent.mean())
+    still = sample_box(anatomy, translation(center), extent + 2 * margin, spacing)
+    blocks = shrink(focus, anatomy.image.geometry, spacing)
+    share = to_canonical(*blocks, still.grid, translation(center), fill=0.0)
+    part = share > (0.5 if share.max() > 0.5 else 0)  # what is thinner than a voxel everywhere still counts
+    near = ndimage.distance_transform_edt(~part) * spacing <= margin
+    return still._replace(shown=still.shown & near, anatomy=still.anatomy & near)

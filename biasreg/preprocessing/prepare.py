@@ -42,6 +42,7 @@ from biasreg.preprocessing.dataset_records import (
 )
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.pseudo_labels import PseudoLabelOptions, make_pseudo_labels, report_use
+from biasreg.preprocessing.reference_choice import choose_reference
 from biasreg.preprocessing.storage import clear_folder, configuration_folder
 
 logger = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def extract_fingerprint(
         cache = folder / FINGERPRINT_CACHE
         if options.clean and cache.is_dir():
             shutil.rmtree(cache)
-        fingerprint = extract_facts(dataset, measure_alignment, shared, cache)
+        fingerprint = extract_facts(dataset, measure_alignment, shared, cache, choose_reference)
     write_record(path, fingerprint)
     return fingerprint
 

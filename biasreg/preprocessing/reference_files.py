@@ -19,9 +19,11 @@ def reference_files(plans: PreprocessingPlans) -> tuple[str, ...]:
         plans: The preprocessing plans.
 
     Returns:
-        File names; none unless cases are aligned by an affine map.
+        File names; none unless cases are aligned to a reference.
     """
-    return {"affine": (REFERENCE_FILE,), "affine_focus": (REFERENCE_FILE, FOCUS_FILE)}.get(plans.prealignment, ())
+    aligned = (REFERENCE_FILE,)
+    named = {"rigid": aligned, "affine": aligned, "affine_focus": (*aligned, FOCUS_FILE)}
+    return named.get(plans.prealignment, ())
 
 
 def reference_hash(folder: Path, plans: PreprocessingPlans) -> str | None:

@@ -3,7 +3,7 @@ import pytest
 from biasreg.core.dataset import Case
 from biasreg.core.dataset_json import DatasetJson, PairNames
 from biasreg.core.geometry import Geometry
-from biasreg.planning.alignment_sample import choose_reference, sample_pairs
+from biasreg.planning.alignment_sample import by_typicality, most_typical, sample_pairs
 from biasreg.planning.fingerprint_records import CaseFingerprint, ChannelStatistics
 
 
@@ -30,10 +30,18 @@ def facts(name, extent, labelled=True):
 
 def test_the_reference_is_the_most_typical_case_and_has_labels_if_any_has():
     extents = {"a": (100.0,) * 3, "b": (50.0,) * 3, "c": (98.0,) * 3, "d": (200.0,) * 3, "e": (97.0,) * 3}
-    assert choose_reference([facts(name, extent) for name, extent in extents.items()]) == "c"
-    assert choose_reference([facts(name, extent, labelled=name in "bd") for name, extent in extents.items()]) == "b"
-    assert choose_reference([facts(name, extent, labelled=False) for name, extent in extents.items()]) == "c"
-    assert choose_reference([facts("z", (5.0,) * 3), facts("y", (5.0,) * 3)]) == "y"
+    assert most_typical([facts(name, extent) for name, extent in extents.items()]) == "c"
+    assert most_typical([facts(name, extent, labelled=name in "bd") for name, extent in extents.items()]) == "b"
+    assert most_typical([facts(name, extent, labelled=False) for name, extent in extents.items()]) == "c"
+    assert most_typical([facts("z", (5.0,) * 3), facts("y", (5.0,) * 3)]) == "y"
+
+
+def test_cases_are_ordered_by_how_typical_they_are_those_with_labels_first():
+    sides = {"a": 100.0, "b": 50.0, "c": 98.0, "d": 200.0, "e": 97.0}
+    every = [facts(name, (side,) * 3) for name, side in sides.items()]
+    assert by_typicality(every)[:3] == ["c", "e", "a"]
+    some = [facts(name, (side,) * 3, labelled=name in "bd") for name, side in sides.items()]
+    assert by_typicality(some) == ["b", "d", "c", "e", "a"]
 
 
 @pytest.fixture

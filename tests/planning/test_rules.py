@@ -60,6 +60,12 @@ def test_pre_alignment_is_the_simplest_that_nothing_beats(scores, pairing, expec
     assert decision.why
 
 
+def test_a_rigid_map_is_taken_where_an_affine_one_gains_nothing():
+    found = pair(0.2, 0.5, 0.71)
+    found = replace(found, alignments={**found.alignments, "rigid": Misalignment(0.7)})
+    assert rules.choose_prealignment([found], "inter-subject").value == "rigid"
+
+
 def test_a_way_that_was_not_measured_on_every_pair_is_not_chosen():
     assert rules.choose_prealignment([pair(0.1, 0.2, 0.9), pair(0.1, 0.2)], "inter-subject").value == "center"
 

@@ -82,12 +82,13 @@ def test_the_ways_of_alignment_are_scored_in_their_order(labelled, tmp_path):
     assert (pair.moving, pair.fixed) == ("b", "a")
     found = pair.alignments
     assert found["none"].score < found["center"].score < found["affine"].score
+    assert found["rigid"].score > found["center"].score
     assert found["affine"].score > 0.8
     assert ("affine_focus" in found) == labelled
     assert 0.3 < pair.overlap < 1
     assert pair.center_offset_mm == pytest.approx(np.linalg.norm([20.0, -15.0, 10.0]), rel=0.5)
     if labelled:
-        assert found["affine_focus"].score > found["affine"].score - 0.02
+        assert found["affine_focus"].score > found["affine"].score - 0.03
         assert found["affine"].surface_mm[1] < found["none"].surface_mm[1]
         assert found["affine"].centroid_mm[1] < found["none"].centroid_mm[1]
     else:

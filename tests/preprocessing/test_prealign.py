@@ -11,6 +11,7 @@ from biasreg.preprocessing.prealign import (
     make_reference,
     refine_affine,
     register_affine,
+    register_rigid,
     translation,
 )
 
@@ -42,6 +43,36 @@ def test_the_same_images_give_the_same_matrix():
     fixed, moving = phantom(), moved(phantom(), translation([5.0, 5.0, 0.0]))
     first, second = (register_affine(fixed, moving, "MRI") for _ in range(2))
     np.testing.assert_array_equal(first, second)
+    rigid = register_rigid(fixed, moving, "MRI")
+    np.testing.assert_array_equal(register_affine(fixed, moving, "MRI", rigid), first)
+    focus = (fixed.array > np.percentile(fixed.array, 80)).astype(np.float32)
+    refined = [refine_affine(fixed, moving, "MRI", focus, rigid) for _ in range(2)]
+    np.testing.assert_array_equal(*refined)
+
+
+def test_a_rigid_map_of_a_rotated_and_shifted_copy_is_found_and_keeps_lengths():
+    fixed = phantom()
+    angle = np.radians(-9)
+    truth = translation([-11.0, 5.0, 8.0])
+    truth[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    found = register_rigid(fixed, moved(fixed, truth), "MRI")
+    np.testing.assert_allclose(found[:3, :3] @ found[:3, :3].T, np.eye(3), atol=1e-6)
+    points = apply_affine(fixed.geometry.affine, np.argwhere(fixed.array > np.percentile(fixed.array, 70)))
+    error = np.linalg.norm(apply_affine(found, points) - apply_affine(truth, points), axis=1)
+    assert error.mean() < 2.0
+
+
+def test_a_focus_is_found_again_from_a_start_that_is_a_vertebra_off():
+    fixed = phantom()
+    focus = np.zeros(fixed.array.shape, np.float32)
+    middle = fixed.array.shape[2] // 2
+    focus[:, :, middle:] = fixed.array[:, :, middle:] > np.percentile(fixed.array, 60)
+    truth = translation([4.0, -3.0, 5.0])
+    height = fixed.geometry.spacing[2] * (fixed.array.shape[2] - middle)
+    off = translation([0.0, 0.0, 0.2 * height]) @ truth
+    found = refine_affine(fixed, moved(fixed, truth), "MRI", focus, off)
+    points = apply_affine(fixed.geometry.affine, np.argwhere(focus > 0))
+    assert np.linalg.norm(apply_affine(found, points) - apply_affine(truth, points), axis=1).mean() < 2.0
 
 
 def test_where_registration_cannot_help_centres_are_kept_and_it_is_said(caplog):
@@ -96,6 +127,8 @@ def test_the_reference_image_keeps_its_voxels_or_averages_them_and_is_centred_on
     reference = make_reference(shifted, None, "MRI").image
     np.testing.assert_array_equal(reference.array, image.array)
     np.testing.assert_allclose(foreground_center(reference, "MRI"), 0, atol=1e-6)
+    elsewhere = make_reference(shifted, None, "MRI", center=(1.0, 2.0, 3.0)).image
+    np.testing.assert_allclose(elsewhere.geometry.center, shifted.geometry.center - [1.0, 2.0, 3.0])
     fine = Image(
         np.random.default_rng(0).random((96, 96, 96)).astype(np.float32), Geometry.centered((96,) * 3, (0.5,) * 3)
     )
@@ -123,7 +156,7 @@ def test_a_focus_is_aligned_for_itself_where_the_rest_moves_otherwise():
     moving.array[:, :, neck:] = np.roll(fixed.array[:, :, neck:], shift, axis=0)
     truth = fixed.geometry.affine[:3, 0] * shift
     modality = "MRI"
-    start = register_affine(fixed, moving, modality)
+    start = register_rigid(fixed, moving, modality)
     found = refine_affine(fixed, moving, modality, head.astype(np.float32), start)
     points = apply_affine(fixed.geometry.affine, np.argwhere(head))
     before, after = (

@@ -9,6 +9,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import Image, write_image
 from biasreg.demo.dataset import phantom_case
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
+from biasreg.preprocessing import reference_choice
 from biasreg.preprocessing.prealign import translation
 from biasreg.preprocessing.reference_choice import (
     REFERENCE_CANDIDATES,
@@ -16,7 +17,6 @@ from biasreg.preprocessing.reference_choice import (
     choose_reference_by_alignment,
     label_overlap,
     measure_reference,
-    typical_cases,
 )
 
 
@@ -58,14 +58,22 @@ def test_without_a_choice_nothing_is_measured():
     assert choose([case("a"), case("b")], [case("a")], fail) == ("a", {})
 
 
-def test_typical_cases_come_first_and_labelled_ones_before():
-    def facts(name, side, volumes):
-        return SimpleNamespace(identifier=name, foreground_extent_mm=(side,) * 3, label_volumes_mm3=volumes)
+def test_of_the_most_typical_cases_with_labels_the_one_is_chosen_that_serves_pairs_best(monkeypatch, tmp_path):
+    facts = [
+        SimpleNamespace(identifier=name, foreground_extent_mm=(side,) * 3, label_volumes_mm3={"1": 2.0})
+        for name, side in {"a": 100.0, "b": 50.0, "c": 98.0, "d": 97.0}.items()
+    ]
+    cases = [case(name, labels=tmp_path if name != "c" else None) for name in "abcd"]
+    seen = {}
 
-    sides = {"a": 100.0, "b": 50.0, "c": 98.0, "d": 200.0, "e": 97.0}
-    assert typical_cases([facts(name, side, {"1": 2.0}) for name, side in sides.items()])[:3] == ["c", "e", "a"]
-    some = [facts(name, side, {"1": 2.0} if name in "bd" else None) for name, side in sides.items()]
-    assert typical_cases(some) == ["b", "d", "c", "e", "a"]
+    def measure(candidate, sample):
+        seen[candidate.identifier] = [each.identifier for each in sample]
+        return {"a": 0.4, "b": 0.5, "d": 0.3}[candidate.identifier]
+
+    monkeypatch.setattr(reference_choice, "measure_reference", measure)
+    with ThreadPoolExecutor(1) as executor:
+        assert reference_choice.choose_reference(facts, cases, executor) == "b"
+    assert seen == {name: ["a", "b", "d"] for name in "abd"}
 
 
 @pytest.mark.parametrize("labelled", [True, False])
