@@ -28,7 +28,7 @@ from biasreg.preprocessing.prealign import (
 logger = logging.getLogger(__name__)
 
 # Measured on 23 head and neck CTs: of the six cases with the most typical extents, the pairs of eight cases pick one
-# through which all pairs reach a Dice of 0.49; through the most typical one they reach 0.46, through the worst 0.40.
+# through which all 253 pairs reach a Dice of 0.48; through the most typical one 0.47, the best 0.49, the worst 0.40.
 REFERENCE_CANDIDATES = 6
 REFERENCE_SAMPLE = 8
 
