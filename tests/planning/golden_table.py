@@ -10,7 +10,12 @@ from biasreg.planning.plans import Plans
 
 PAGE = Path(__file__).parents[2] / "documentation" / "explanation" / "planning-rules.md"
 BEGIN, END = "<!-- golden table: begin -->", "<!-- golden table: end -->"
-MEMORY_GIB = (8.0, 24.0, 80.0)
+TARGETS = {
+    "CPU": Target("cpu", 16.0),
+    "8 GiB": Target("cuda", 8.0),
+    "24 GiB": Target("cuda", 24.0),
+    "80 GiB": Target("cuda", 80.0),
+}
 SHARED = ("modality", "normalization", "similarity", "supervision", "prealignment", "crop", "displacement")
 OWN = ("spacing", "patch_size", "encoder", "levels", "memory")
 
@@ -29,18 +34,18 @@ def page_with_table(page: str) -> str:
 
 def _section(name: str, kind: Kind) -> str:
     fingerprint, dataset = make_fingerprint(kind), make_dataset(kind)
-    planned = {memory: plan_experiment(fingerprint, dataset, Target("cuda", memory)) for memory in MEMORY_GIB}
-    last = planned[MEMORY_GIB[-1]]
+    planned = {name: plan_experiment(fingerprint, dataset, target) for name, target in TARGETS.items()}
+    last = planned["80 GiB"]
     shared = last.why[last.default_configuration]
     lines = [f"### {name[0].upper()}{name[1:]}", "", _facts(kind), ""]
-    lines += ["| | 8 GiB | 24 GiB | 80 GiB |", "|---|---|---|---|"]
+    lines += ["| | " + " | ".join(planned) + " |", "|---" * (len(planned) + 1) + "|"]
     rows = zip(*(_decisions(plans) for plans in planned.values()), strict=True)
     lines += [f"| {topic} | " + " | ".join(values) + " |" for topic, values in zip(_TOPICS, rows, strict=True)]
     lines += ["", "<details><summary>why</summary>", ""]
     lines += [f"- {topic.replace('_', ' ')}: {shared[topic]}" for topic in (*SHARED, "field_of_view")]
-    for memory, plans in planned.items():
+    for device, plans in planned.items():
         why = plans.why[plans.default_configuration]
-        lines.append(f"- **{memory:g} GiB**: " + ". ".join(f"{topic.replace('_', ' ')}: {why[topic]}" for topic in OWN))
+        lines.append(f"- **{device}**: " + ". ".join(f"{topic.replace('_', ' ')}: {why[topic]}" for topic in OWN))
     return "\n".join([*lines, "", "</details>", ""])
 
 
