@@ -44,7 +44,7 @@ def test_a_rigid_registration_by_ants_is_read_as_ants_means_it(ants_python, tmp_
     matrix = read_linear_transform(paths[2])
     corners = fixed.geometry.corners
     error = np.linalg.norm(apply_affine(matrix, corners) - apply_affine(TURN, corners), axis=1)
-    assert error.max() < 2.0  # ANTs found the turn; the inverse would be 40 mm off
+    assert error.max() < 10.0  # ANTs samples at random and is up to 6 mm off; the inverse would be 40 mm off
     ours = warp_image(moving, affine_displacement(matrix, fixed.geometry), fixed.geometry)
     inner = (slice(8, -8),) * 3
     np.testing.assert_allclose(ours[inner], read_image(paths[3]).array[inner], atol=0.1)

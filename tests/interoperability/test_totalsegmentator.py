@@ -199,6 +199,8 @@ def test_one_interrupt_from_the_terminal_ends_it(python, weights, tmp_path):
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.stderr.close()
+        process.wait()
     assert process.returncode == 130
     assert errors.rstrip().endswith("error: interrupted")
     assert "Traceback" not in errors

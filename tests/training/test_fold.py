@@ -248,8 +248,8 @@ def test_a_run_is_not_resumed_on_other_cases(write_dataset):
 
 def aligned_dataset(write_dataset, configuration):
     """Write a dataset whose cases were aligned to a reference image; training only hashes that."""
-    affine = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
-    roots = write_dataset(affine)
+    aligned = replace(configuration.preprocessing, prealignment="affine", reference_case="case0")
+    roots = write_dataset(replace(configuration, preprocessing=aligned))
     reference = roots.preprocessed / "Dataset901_Blobs" / "tiny_main" / "reference.nii.gz"
     reference.write_bytes(b"reference")
     return roots, reference
