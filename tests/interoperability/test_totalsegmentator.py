@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -198,7 +199,8 @@ def test_one_interrupt_from_the_terminal_ends_it(python, weights, tmp_path):
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
         _, errors = process.communicate(timeout=60)
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.stderr.close()
         process.wait()
     assert process.returncode == 130
