@@ -3,8 +3,17 @@
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from biasreg.core.paths import Roots, resolve_results, resolve_roots
+
+
+class _ExactParser(argparse.ArgumentParser):
+    """Takes no abbreviated options: argparse's own switch leaves those with a single dash, so that -c would be -cfg."""
+
+    def _get_option_tuples(self, option_string: str) -> list[Any]:
+        found: list[Any] = super()._get_option_tuples(option_string)
+        return [each for each in found if option_string.startswith(each[1])]
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -16,7 +25,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     Returns:
         The parser.
     """
-    return argparse.ArgumentParser(
+    return _ExactParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
     )
 

@@ -160,6 +160,26 @@ def world_box(
     return _triple((low + high) / 2), _triple(high - low)
 
 
+def mask_box(geometry: Geometry, mask: np.ndarray) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Find the world-aligned box around the true voxels of a mask; of an oblique one, not around their index box.
+
+    Args:
+        geometry: The grid.
+        mask: Boolean array on it, with at least one true voxel; voxels count with their whole volume.
+
+    Returns:
+        Centre (RAS mm) and side lengths (mm) along the world's axes.
+    """
+    hit = mask.any(axis=2)
+    first, last = mask.argmax(axis=2)[hit], mask.shape[2] - 1 - mask[:, :, ::-1].argmax(axis=2)[hit]
+    columns = np.argwhere(hit)  # along any direction the outermost voxels are ends of their columns
+    ends = np.concatenate([np.column_stack([columns, end]) for end in (first, last)])
+    points = apply_affine(geometry.affine, ends)
+    half = np.abs(geometry.affine[:3, :3]).sum(axis=1) / 2
+    low, high = points.min(axis=0) - half, points.max(axis=0) + half
+    return _triple((low + high) / 2), _triple(high - low)
+
+
 def index_corners(geometry: Geometry, box: Sequence[tuple[int, int]]) -> np.ndarray:
     """Find the corners of an index box in the world.
 

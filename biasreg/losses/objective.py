@@ -145,7 +145,8 @@ def objective(
             "overlap": _overlap(batch, displacement, settings, generator),
             "segmentation": _segmentation(batch, output),
         }
-    subset = _consistency_labels(batch, settings, generator) if consistency_weight > 0 else None
+    counts = consistency_weight > 0 and settings.num_labels > 1
+    subset = _consistency_labels(batch, settings, generator) if counts else None
     if subset is None or not bool(subset.any()):
         terms["consistency"] = displacement.new_zeros(())
     else:
@@ -182,6 +183,8 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
     """Return soft Dice of the warped labels, over at most `labels_per_step` of those present in both."""
+    if settings.num_labels < 2:  # a model without labels, whatever its cases show
+        return displacement.sum() * 0.0
     valid = labels_in_both(batch.moving_labels, batch.fixed_labels, settings.num_labels)
     valid &= (batch.moving_annotated & batch.fixed_annotated)[:, None]
     classes = valid.any(dim=0).nonzero().flatten().tolist()

@@ -1,8 +1,12 @@
 """Whether plans contradict themselves: what a user has changed by hand is checked where it is read."""
 
+import re
+
 from biasreg.core.errors import PlansError
 from biasreg.planning.network_rules import MOST_STAGES
 from biasreg.planning.plans import TO_REFERENCE, Configuration, EncoderPlans, NetworkPlans, TrainingPlans
+
+CONFIGURATION_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def check_configuration(name: str, configuration: Configuration) -> None:
@@ -20,6 +24,8 @@ def check_configuration(name: str, configuration: Configuration) -> None:
     shape, divisor = configuration.preprocessing.patch_size, configuration.network.divisor
     if not network and any(side % step for side, step in zip(shape, divisor, strict=True)):
         faults.append(f"patch_size {shape} is no multiple of the network's {divisor}")
+    if not CONFIGURATION_NAME.fullmatch(name):
+        faults.append("its name names a folder: use letters, digits, '-', '_' and '.'")
     if faults:
         raise PlansError(
             f"configuration {name} contradicts itself: " + "; ".join(faults) + " · correct the plans, or plan again"

@@ -12,7 +12,7 @@ import numpy as np
 from biasreg.core.dataset import Case, Dataset
 from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.errors import RecordError
-from biasreg.core.geometry import Geometry, world_box
+from biasreg.core.geometry import Geometry, mask_box, world_box
 from biasreg.core.image_io import image_files, read_channels, read_labels
 from biasreg.core.parallel import map_cases
 from biasreg.core.points_io import read_points
@@ -27,7 +27,7 @@ from biasreg.planning.fingerprint_records import (
     PairFingerprint,
     Triple,
 )
-from biasreg.planning.foreground import bounding_box, common_modality, foreground_mask
+from biasreg.planning.foreground import common_modality, foreground_mask
 
 Record = TypeVar("Record")
 AlignmentMeasure = Callable[[Case, Case, Case | None], PairFingerprint]
@@ -108,7 +108,7 @@ def describe_case(case: Case, label_values: Sequence[int], modality: str | None 
     channels = read_channels(case.images)
     geometry = channels[0].geometry
     mask = foreground_mask(channels[0].array, modality or case.modality)
-    center, extent = world_box(geometry, bounding_box(mask))
+    center, extent = mask_box(geometry, mask)
     volumes, label_extent = _describe_labels(case, label_values)
     return CaseFingerprint(
         identifier=case.identifier,
@@ -184,7 +184,7 @@ def _describe_labels(case: Case, label_values: Sequence[int]) -> tuple[dict[str,
     known = {str(value): volumes[value] for value in label_values if value in volumes}
     if not known:
         return known, None
-    return known, world_box(labels.geometry, bounding_box(np.isin(labels.array, label_values)))[1]
+    return known, mask_box(labels.geometry, np.isin(labels.array, label_values))[1]
 
 
 def _recall_case(case: Case, label_values: Sequence[int], modality: str, cache: Path | None) -> CaseFingerprint:

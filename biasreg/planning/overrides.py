@@ -125,5 +125,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def _labels(configuration: Configuration) -> tuple[tuple[int, ...], int]:
-    return configuration.preprocessing.label_values, configuration.network.in_channels
+def _labels(configuration: Configuration) -> tuple[object, ...]:
+    plans, network = configuration.preprocessing, configuration.network
+    return plans.label_values, plans.label_names, network.num_labels, network.in_channels

@@ -46,9 +46,9 @@ def measure_alignment(fixed: Case, moving: Case, reference: Case | None) -> Pair
         # Both frames start from one anchor, for listed pairs are connected parts of one graph.
         frames[GIVEN] = [case.given.matrix if case.given else np.eye(4) for case in (fixed, moving)]
     matrices = {name: of_moving @ np.linalg.inv(of_fixed) for name, (of_fixed, of_moving) in frames.items()}
-    if fixed.labels and moving.labels:
-        labels = read_labels(fixed.labels), read_labels(moving.labels)
-        alignments = {name: label_misalignment(*labels, matrix) for name, matrix in matrices.items()}
+    labels = tuple(read_labels(case.labels) for case in (fixed, moving) if case.labels)
+    if len(labels) == 2 and (np.intersect1d(labels[0].array, labels[1].array) > 0).any():
+        alignments = {name: label_misalignment(labels[0], labels[1], matrix) for name, matrix in matrices.items()}
     else:
         pair = images[fixed.identifier], images[moving.identifier]
         alignments = {name: Misalignment(intensity_score(*pair, matrix)) for name, matrix in matrices.items()}

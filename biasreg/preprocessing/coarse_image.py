@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from biasreg.core.geometry import Geometry, apply_affine, world_box
+from biasreg.core.geometry import Geometry, apply_affine, mask_box
 from biasreg.core.image_io import Image
-from biasreg.planning.foreground import bounding_box, foreground_mask
+from biasreg.planning.foreground import foreground_mask
 from biasreg.preprocessing.affine_registration import CoarseImage
 from biasreg.preprocessing.resampling import field_of_view, shrink, to_canonical
 
@@ -47,7 +47,7 @@ def find_anatomy(image: Image, modality: str) -> Anatomy:
         Where the anatomy is.
     """
     mask = foreground_mask(image.array, modality)
-    center, extent = world_box(image.geometry, bounding_box(mask))
+    center, extent = mask_box(image.geometry, mask)
     low, high = (float(value) for value in np.percentile(image.array[mask], INTENSITY_PERCENTILES))
     return Anatomy(image, mask, np.array(center), np.array(extent), (low, high))
 

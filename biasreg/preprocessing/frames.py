@@ -9,10 +9,9 @@ import numpy as np
 
 from biasreg.core.dataset import Case
 from biasreg.core.errors import ImageError, PlansError
-from biasreg.core.geometry import world_box
+from biasreg.core.geometry import mask_box
 from biasreg.core.image_io import Image, read_image, read_labels, write_image
 from biasreg.core.serialization import file_hash
-from biasreg.planning.foreground import bounding_box
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.prealign import (
     Reference,
@@ -133,7 +132,7 @@ def reference_origin(plans: PreprocessingPlans, case: Case, image: Image) -> np.
     """
     if plans.crop == "labels" and case.labels:
         labels = read_labels(case.labels)
-        return np.array(world_box(labels.geometry, bounding_box(labels.array > 0))[0])
+        return np.array(mask_box(labels.geometry, labels.array > 0)[0])
     return foreground_center(image, plans.modality)
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from biasreg.core.geometry import Geometry, world_box
+from biasreg.core.geometry import Geometry, mask_box
 from biasreg.core.image_io import Image
-from biasreg.planning.foreground import bounding_box, foreground_mask
+from biasreg.planning.foreground import foreground_mask
 from biasreg.preprocessing.affine_registration import (
     CoarseImage,
     is_plausible,
@@ -85,7 +85,7 @@ def foreground_center(image: Image, modality: str) -> np.ndarray:
     Returns:
         (3,) world coordinates, RAS mm.
     """
-    return np.array(world_box(image.geometry, bounding_box(foreground_mask(image.array, modality)))[0])
+    return np.array(mask_box(image.geometry, foreground_mask(image.array, modality))[0])
 
 
 def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -157,7 +157,7 @@ def refine_affine(fixed: Image, moving: Image, modality: str, focus: np.ndarray,
     """
     if not focus.any():
         return start
-    center, extent = (np.array(value) for value in world_box(fixed.geometry, bounding_box(focus > 0)))
+    center, extent = (np.array(value) for value in mask_box(fixed.geometry, focus > 0))
     margin = FOCUS_MARGIN * float(extent.mean())
     spacing = max(float(np.cbrt((extent + 2 * margin).prod() / FOCUS_VOXELS)), min(fixed.geometry.spacing))
     anatomies = [find_anatomy(image, modality) for image in (fixed, moving)]
@@ -188,7 +188,7 @@ def make_reference(
     Returns:
         The whole image, its centre at the origin, and the focus on its grid.
     """
-    middle, extent = world_box(image.geometry, bounding_box(foreground_mask(image.array, modality)))
+    middle, extent = mask_box(image.geometry, foreground_mask(image.array, modality))
     spacing = _coarse_spacing(float(np.prod(extent)), image.geometry) / 2
     array, grid = shrink(image.array, image.geometry, spacing)
     share = None if focus is None else shrink(focus, image.geometry, spacing)[0]

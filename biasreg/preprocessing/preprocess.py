@@ -10,12 +10,12 @@ import numpy as np
 
 from biasreg.core.dataset import Case, Dataset
 from biasreg.core.errors import DatasetError, PlansError
-from biasreg.core.geometry import Geometry, world_box
+from biasreg.core.geometry import Geometry, mask_box
 from biasreg.core.image_io import Image, read_channels, read_labels
 from biasreg.core.parallel import map_cases
 from biasreg.planning.fingerprint import source_hash
 from biasreg.planning.fingerprint_records import Fingerprint
-from biasreg.planning.foreground import bounding_box, foreground_mask
+from biasreg.planning.foreground import foreground_mask
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.planning.shared_centers import shared_centers
 from biasreg.preprocessing.case_frames import case_frame, is_complete
@@ -90,7 +90,7 @@ def canonical_image(channels: Sequence[Image], frame: np.ndarray, plans: Preproc
         image=np.stack([to_canonical(array, geometry, grid, frame, fill=0.0) for array in normalized]),
         mask=field_of_view(geometry, grid, frame),
         foreground_outside=_fraction_outside(foreground, geometry, grid, frame),
-        extent_mm=world_box(geometry, bounding_box(foreground))[1],
+        extent_mm=mask_box(geometry, foreground)[1],
         blank=tuple(bool(array.min() == array.max()) for array in normalized),
     )
 

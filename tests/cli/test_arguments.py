@@ -29,3 +29,13 @@ def test_help_shows_defaults_and_options_are_not_abbreviated(capsys) -> None:
         parse("--epoch", "3")
     assert stopped.value.code == 2
     assert "--epoch" in capsys.readouterr().err
+
+
+def test_options_with_a_single_dash_cannot_be_abbreviated_either(capsys):
+    parser = make_parser("Test.")
+    parser.add_argument("-cfg")
+    parser.add_argument("-p")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["-c", "x"])
+    assert "unrecognized arguments: -c x" in capsys.readouterr().err
+    assert parser.parse_args(["-p=mine", "-cfg", "x"]).p == "mine"

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from biasreg.core.errors import GeometryError
-from biasreg.core.geometry import Geometry, apply_affine, orientation_code, ras_to_lps
+from biasreg.core.geometry import Geometry, apply_affine, mask_box, orientation_code, ras_to_lps, world_box
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -115,3 +115,24 @@ def test_lps_flips_the_first_two_components_and_is_its_own_inverse():
     assert ras_to_lps(vectors).dtype == np.float32
     assert ras_to_lps(ras_to_lps(vectors)).tolist() == vectors.tolist()
     assert ras_to_lps([1, 2, 3]).dtype == np.float64
+
+
+def test_the_box_of_a_mask_holds_its_voxels_and_not_the_corners_of_their_index_box():
+    half = np.sqrt(0.5)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array([[half, -half, 0], [half, half, 0], [0, 0, 1]]) * [1.0, 1.0, 2.0]
+    geometry = Geometry.from_affine(affine, (21, 21, 5))
+    x, y = np.ogrid[-10:11, -10:11]
+    mask = np.zeros(geometry.shape, bool)
+    mask[..., 1:4] = ((x**2 + y**2) <= 64)[..., None]
+    center, extent = mask_box(geometry, mask)
+    points = apply_affine(affine, np.argwhere(mask))
+    assert extent == pytest.approx(np.add(np.ptp(points, axis=0), [2 * half, 2 * half, 2.0]))
+    assert center == pytest.approx((points.min(axis=0) + points.max(axis=0)) / 2)
+    assert world_box(geometry, [(2, 19), (2, 19), (1, 4)])[1][0] > 1.3 * extent[0]
+    straight = Geometry.centered((6, 5, 4), (1.0, 2.0, 3.0))
+    block = np.zeros(straight.shape, bool)
+    block[1:4, 2:5, 0:2] = True
+    expected = world_box(straight, [(1, 4), (2, 5), (0, 2)])
+    assert mask_box(straight, block)[0] == pytest.approx(expected[0])
+    assert mask_box(straight, block)[1] == pytest.approx(expected[1])

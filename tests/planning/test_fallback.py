@@ -20,7 +20,7 @@ def test_each_fallback_needs_less_than_the_one_before_and_is_a_whole_configurati
     configuration = planned(name, Target("cuda", 80.0))
     steps = [configuration, *(smaller.configuration for smaller in fallbacks(configuration))]
     for before, after in pairwise(steps):
-        check_configuration(name, after)
+        check_configuration("fallback", after)
         assert step_memory_gib(after, "cuda") <= step_memory_gib(before, "cuda")
     assert step_memory_gib(steps[-1], "cuda") < 0.5 * step_memory_gib(configuration, "cuda")
     grids = [step.preprocessing.patch_size for step in steps]

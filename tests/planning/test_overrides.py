@@ -96,3 +96,10 @@ def test_a_users_configuration_of_other_labels_is_refused(plans):
     other = replace(own, preprocessing=replace(own.preprocessing, label_values=tuple(range(2, 37))))
     with pytest.raises(PlansError, match="mine was made for other labels"):
         keep_user_configurations(plans, replace(plans, configurations={"mine": other}))
+
+
+@pytest.mark.parametrize("name", ["a/../../evil", "two words", "", "../x"])
+def test_names_of_configurations_that_cannot_name_folders_are_refused(plans, name):
+    own = {**plans.configurations, name: plans.configurations["3d_lowres"]}
+    with pytest.raises(PlansError, match="its name names a folder"):
+        keep_user_configurations(plans, replace(plans, configurations=own))

@@ -34,7 +34,7 @@ def test_the_default_fits_the_device_covers_the_field_of_view_and_says_why(name,
     plans = plan(kind, target)
     chosen = default(plans)
     preprocessing, network = chosen.preprocessing, chosen.network
-    check_configuration(name, chosen)
+    check_configuration(plans.default_configuration, chosen)
     covered = np.array(preprocessing.patch_size) * preprocessing.spacing
     shown = kind.label_extent if preprocessing.crop == "labels" else kind.anatomy
     assert (covered >= np.array(shown)).all()
