@@ -34,6 +34,24 @@ def run_preparation(
     Returns:
         Exit code.
     """
+    arguments = _parser(description, plans=plans, cases=cases).parse_args(argv)
+
+    def run() -> None:
+        roots = roots_from(arguments)
+        options = _options(arguments, plans=plans, cases=cases)
+        if arguments.dask is None:
+            step(roots, arguments.dataset, options, None)
+            return
+        from biasreg.core.cluster import open_cluster
+
+        shared = absolute_roots(roots)  # workers have working folders of their own
+        with open_cluster(arguments.dask, [shared.raw, shared.preprocessed]) as executor:
+            step(shared, arguments.dataset, options, executor)
+
+    return run_command(run)
+
+
+def _parser(description: str, *, plans: bool, cases: bool) -> argparse.ArgumentParser:
     parser = make_parser(description)
     parser.add_argument("-d", "--dataset", required=True, help="dataset id or name, for example 501")
     parser.add_argument("-p", "--plans", default="biasregPlans", help="name of the plans")
@@ -63,21 +81,7 @@ def run_preparation(
         help="check all raw files first and report every fault",
     )
     add_roots(parser)
-    arguments = parser.parse_args(argv)
-
-    def run() -> None:
-        roots = roots_from(arguments)
-        options = _options(arguments, plans=plans, cases=cases)
-        if arguments.dask is None:
-            step(roots, arguments.dataset, options, None)
-            return
-        from biasreg.core.cluster import open_cluster
-
-        shared = absolute_roots(roots)  # workers have working folders of their own
-        with open_cluster(arguments.dask, [shared.raw, shared.preprocessed]) as executor:
-            step(shared, arguments.dataset, options, executor)
-
-    return run_command(run)
+    return parser
 
 
 def _options(arguments: argparse.Namespace, *, plans: bool, cases: bool) -> "PrepareOptions":

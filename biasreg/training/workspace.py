@@ -76,9 +76,11 @@ class Workspace:
         if self.configuration == self.planned:
             return self.plans
         name = self.configuration_name
-        given_up = [smaller.step for smaller in fallbacks(self.planned)]
-        known = [smaller.configuration for smaller in fallbacks(self.planned)]
-        steps = given_up[: known.index(self.configuration) + 1] if self.configuration in known else []
+        steps = []
+        for smaller in fallbacks(self.planned):
+            steps.append(smaller.step)
+            if smaller.configuration == self.configuration:
+                break
         reason = f"the plans did not fit the device that trained; given up: {'; '.join(steps)}"
         return replace(
             self.plans,
