@@ -135,6 +135,8 @@ def network_of_arguments(arguments: argparse.Namespace) -> NetworkPlans:
     encoder = EncoderPlans(
         "swin",
         "scratch",
+        "full",
+        None,
         arguments.feature_size,
         (arguments.blocks,) * stages,
         heads,

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from biasreg.core.dataset_json import Pairing, PairNames
 from biasreg.planning.decision import Decision
 from biasreg.planning.grid_rules import Layout, Triple
-from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Similarity
+from biasreg.planning.plans import EncoderFamily, EncoderPlans, LossWeights, NetworkPlans, Similarity
 
 Device = Literal["cpu", "cuda"]
 Supervision = Literal["labels", "partial labels", "none"]
@@ -103,11 +103,23 @@ def choose_encoder(width: Width, layout: Layout) -> Decision[EncoderPlans]:
     stages = len(layout.strides) - 1
     heads = tuple(3 * 2**stage for stage in range(stages))
     depths = (width.blocks,) * stages
+
+    def make(family: EncoderFamily) -> EncoderPlans:
+        return EncoderPlans(
+            family=family,
+            init="scratch",
+            tuning="full",
+            lora=None,
+            feature_size=width.feature_size,
+            depths=depths,
+            heads=heads,
+            window_size=width.window_size,
+            strides=layout.strides,
+        )
+
     if layout.is_isotropic:
-        swin = EncoderPlans("swin", "scratch", width.feature_size, depths, heads, width.window_size, layout.strides)
-        return Decision(swin, f"VoCo's Swin encoder from scratch, no VoCo weights are used; {width.name}")
-    residual = EncoderPlans("residual", "scratch", width.feature_size, depths, heads, width.window_size, layout.strides)
-    return Decision(residual, f"a residual pyramid, for a Swin encoder cannot halve long axes later; {width.name}")
+        return Decision(make("swin"), f"VoCo's Swin encoder from scratch, no VoCo weights are used; {width.name}")
+    return Decision(make("residual"), f"a residual pyramid, for a Swin encoder cannot halve long axes later; {width.name}")
 
 
 def choose_levels(displacement_mm: float, spacing: Triple, layout: Layout) -> Decision[int]:

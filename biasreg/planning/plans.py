@@ -10,7 +10,7 @@ from typing import Literal
 
 from biasreg.core.dataset_json import Pairing
 
-PLANS_SCHEMA_VERSION = 3
+PLANS_SCHEMA_VERSION = 4
 DEFAULT_PLANS_NAME = "biasregPlans"
 
 PreAlignment = Literal["none", "center", "rigid", "affine", "affine_focus"]
@@ -18,6 +18,8 @@ TO_REFERENCE: tuple[PreAlignment, ...] = ("rigid", "affine", "affine_focus")  # 
 Crop = Literal["anatomy", "labels"]
 NormalizationScheme = Literal["window", "percentile"]
 EncoderFamily = Literal["swin", "residual"]
+EncoderInit = Literal["scratch", "voco_b", "voco_l", "voco_h"]
+EncoderTuning = Literal["full", "lora", "frozen"]
 Streams = Literal["both", "semantic", "intensity"]
 Similarity = Literal["lncc", "mind"]
 
@@ -72,13 +74,30 @@ class PreprocessingPlans:
 
 
 @dataclass(frozen=True)
+class LoraPlans:
+    """Low-rank adapters: W x + (alpha / rank) · B A x beside frozen weights W.
+
+    Attributes:
+        rank: Rank of each adapter.
+        alpha: Scale of the adapters.
+        mlp: Adapt the MLPs of the Swin blocks too, not only the projections of their attention.
+    """
+
+    rank: int
+    alpha: float
+    mlp: bool
+
+
+@dataclass(frozen=True)
 class EncoderPlans:
     """Shape of the weight-shared encoder.
 
     Attributes:
         family: `swin` is VoCo's encoder (SwinUNETR's, SwinTransformer v2); `residual` a plain convolution pyramid with
             the same taps.
-        init: Where the weights start. Only `scratch` is known in this version.
+        init: Where the weights start: random (`scratch`), or a pretrained VoCo encoder of the given size.
+        tuning: What trains: all of it (`full`), adapters beside the frozen weights (`lora`), or nothing (`frozen`).
+        lora: The adapters; None unless `tuning` is `lora`.
         feature_size: Channels of the finest features; doubles with each stage.
         depths: Swin blocks (or residual blocks) per stage. The number of stages fixes the pyramid's depth: the
             encoder gives `len(depths) + 2` feature maps, on the grid and on ever coarser ones, see `strides`.
@@ -89,7 +108,9 @@ class EncoderPlans:
     """
 
     family: EncoderFamily
-    init: Literal["scratch"]
+    init: EncoderInit
+    tuning: EncoderTuning
+    lora: LoraPlans | None
     feature_size: int
     depths: tuple[int, ...]
     heads: tuple[int, ...]
@@ -182,11 +203,15 @@ class TrainingPlans:
         batch_size: Pairs per step.
         learning_rate: Start of the polynomial decay.
         learning_rate_power: Exponent of the polynomial decay.
+        learning_rate_warmup: Fraction of training over which the learning rate rises from 0.
         gradient_clip: Largest norm of the gradient.
+        averaging_decay: Decay of the moving average of the weights that validation and prediction use; 0 takes the
+            weights as they are.
         similarity: `lncc` within a modality, `mind` across modalities.
         similarity_window_voxels: Side of the local NCC window.
         weights: Weight of each loss term.
         consistency_warmup: Fraction of training over which the ARDC weight rises from 0.
+        consistency_interval: ARDC is computed in every so many steps, and then counts so many times as much.
         labels_per_step: At most this many labels enter the overlap term in one step.
         augmentation: Strength of the augmentation.
         validation_pairs: Number of held-out pairs that validation is measured on.
@@ -197,11 +222,14 @@ class TrainingPlans:
     batch_size: int
     learning_rate: float
     learning_rate_power: float
+    learning_rate_warmup: float
     gradient_clip: float
+    averaging_decay: float
     similarity: Similarity
     similarity_window_voxels: int
     weights: LossWeights
     consistency_warmup: float
+    consistency_interval: int
     labels_per_step: int
     augmentation: AugmentationPlans
     validation_pairs: int

@@ -25,6 +25,8 @@ def make_plans() -> Callable[..., NetworkPlans]:
         encoder = EncoderPlans(
             family=family,  # type: ignore[arg-type]
             init="scratch",
+            tuning="full",
+            lora=None,
             feature_size=4,
             depths=(2,) * stages if family == "swin" else (1,) * stages,
             heads=HEADS[:stages],
