@@ -197,9 +197,9 @@ def run_step(
         return output
 
     def loss() -> Tensor:
-        generator = torch.Generator().manual_seed(0)
+        generators = [torch.Generator().manual_seed(0)]
         with autocast(batch.fixed.device):
-            return objective(timed_network, batch, settings, consistency_scale=1.0, generator=generator).total
+            return objective(timed_network, batch, settings, consistency_scale=1.0, generators=generators).total
 
     def update() -> None:
         torch.nn.utils.clip_grad_norm_(network.parameters(), 12.0)

@@ -9,6 +9,7 @@ from biasreg.cli.arguments import add_roots, make_parser, roots_from
 from biasreg.cli.run import run_command
 from biasreg.core.parallel import GIB, total_memory_gib
 from biasreg.core.paths import Roots, absolute_roots
+from biasreg.planning.encoder_rules import ENCODERS
 
 if TYPE_CHECKING:
     from biasreg.preprocessing.prepare import PrepareOptions
@@ -98,6 +99,7 @@ def _options(arguments: argparse.Namespace, *, plans: bool, cases: bool) -> "Pre
         target_spacing=tuple(arguments.overwrite_target_spacing)
         if plans and arguments.overwrite_target_spacing
         else None,
+        encoder=arguments.encoder if plans else "auto",
         changes=tuple(arguments.set) if plans else (),
         configuration=arguments.configuration if cases else None,
         pseudo_labels=plans and cases and arguments.pseudo_labels,
@@ -112,6 +114,12 @@ def _add_planning(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FIELD=VALUE",
         help="set a value of the plans, such as training.epochs=200; may be given several times",
+    )
+    parser.add_argument(
+        "--encoder",
+        choices=ENCODERS,
+        default="auto",
+        help="a pretrained encoder of VoCo, or one from scratch; auto takes VoCo-B on a GPU, where it is installed",
     )
     parser.add_argument(
         "-overwrite_target_spacing",

@@ -13,20 +13,21 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def run_command(function: Callable[[], int | None]) -> int:
+def run_command(function: Callable[[], int | None], *, quiet: bool = False) -> int:
     """Run a command's function and turn its outcome into an exit code.
 
     Messages of level INFO and above go to stderr as plain text, unless the program that calls has set up logging.
 
     Args:
         function: The command, its arguments bound; returns an exit code, or None when all is done.
+        quiet: Only warnings and errors, for the further processes of a command.
 
     Returns:
         The function's code; the error's `exit_code` when it raised a `BiasregError`, whose text is then one line
         `error: …` on stderr; 1, with such a line, when the system refused something (no permission, a full disk); 130
         when interrupted. Any other exception is a fault of the program and is passed on.
     """
-    _set_up_logging()
+    _set_up_logging(logging.WARNING if quiet else logging.INFO)
     try:
         code = function()
     except BiasregError as error:
@@ -42,6 +43,6 @@ def run_command(function: Callable[[], int | None]) -> int:
     return EXIT_DONE if code is None else code
 
 
-def _set_up_logging() -> None:
+def _set_up_logging(level: int) -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("biasreg").setLevel(logging.INFO)
+    logging.getLogger("biasreg").setLevel(level)

@@ -1,12 +1,16 @@
 """The command `biasreg_train`."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from biasreg.cli.arguments import add_roots, make_parser, roots_from
 from biasreg.cli.run import run_command
+
+if TYPE_CHECKING:
+    from biasreg.training.distributed import Seat
 
 DESCRIPTION = "Train one fold of a dataset, as its plans say."
 
@@ -20,7 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code; 130 or 143 when SIGINT or SIGTERM stopped training, which `--c` then resumes.
     """
-    return run_command(partial(_train, _parser().parse_args(argv)))
+    arguments = _parser().parse_args(argv)
+    if arguments.num_gpus is None:
+        return run_command(partial(_train, arguments))
+    return run_command(partial(_train_in_processes, arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,6 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="seed of everything random (default: 12345)")
     parser.add_argument("--num_workers", type=int, help="processes that load data (default: half of the cores)")
     parser.add_argument("--validate_every", type=int, default=1, help="validate after every so many epochs")
+    parser.add_argument(
+        "--ablate",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        metavar="PART,...",
+        help="parts of the method to go without; the model gets a folder of its own",
+    )
+    parser.add_argument("--deterministic", action="store_true", help="the same numbers each time, where torch can")
+    parser.add_argument(
+        "-num_gpus", "--num_gpus", type=_count, help="train on so many GPUs of this computer, each with a batch"
+    )
     add_roots(parser)
     return parser
 
@@ -49,8 +67,26 @@ def _fold(text: str) -> int | Literal["all"]:
     return int(text)
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of at least 1")
+    return int(text)
+
+
+def _train_in_processes(arguments: argparse.Namespace) -> int:
+    from biasreg.training.distributed import launch
+
+    roots_from(arguments)  # a root that is missing is reported once
+    return launch(partial(_train_at, arguments), arguments.num_gpus)
+
+
+def _train_at(arguments: argparse.Namespace, seat: "Seat") -> int:
+    return run_command(partial(_train, arguments, seat), quiet=seat.rank > 0)
+
+
+def _train(arguments: argparse.Namespace, seat: "Seat | None" = None) -> None:
     roots = roots_from(arguments)
+    from biasreg.training.distributed import seat_from
     from biasreg.training.fold import TrainingOptions, train_fold
 
     options = TrainingOptions(
@@ -64,5 +100,7 @@ def _train(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
         num_workers=arguments.num_workers,
         validate_every=arguments.validate_every,
+        ablate=arguments.ablate,
+        deterministic=arguments.deterministic,
     )
-    train_fold(roots, arguments.dataset, arguments.fold, options)
+    train_fold(roots, arguments.dataset, arguments.fold, options, seat or seat_from(os.environ))

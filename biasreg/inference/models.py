@@ -48,6 +48,11 @@ class TrainedModel:
     checkpoints: tuple[Path, ...]
 
     @property
+    def results(self) -> Path:
+        """Root of the results, where pretrained weights are too."""
+        return self.folder.parents[1]
+
+    @property
     def name(self) -> str:
         """Dataset, plans, configuration and folds in one line."""
         folds = ", ".join(path.parent.name for path in self.checkpoints)

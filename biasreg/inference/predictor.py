@@ -24,8 +24,9 @@ from biasreg.inference.native import native_displacement
 from biasreg.inference.plausibility import check_content, content_notices
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
-from biasreg.network.checkpoint import check_reference, load_checkpoint
-from biasreg.planning.plans import Configuration
+from biasreg.network.checkpoint import Checkpoint, check_reference, load_checkpoint, load_network_state
+from biasreg.network.lora import merge_lora
+from biasreg.network.pretrained import installed_weights, load_weights
 from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.prealign import foreground_center
 from biasreg.preprocessing.preprocess import canonical_grid, canonical_image
@@ -121,12 +122,13 @@ class Predictor:
         Raises:
             CheckpointError: If a checkpoint cannot be read, or was trained with another configuration or reference
                 image than the model's.
+            WeightsError: If the pretrained weights that the model adapts are not installed, or are others.
             ImageError: If the reference image of an affine pre-alignment is missing or damaged.
         """
         plans = model.configuration.preprocessing
         reference = reference_hash(model.folder, plans)
         frames = read_frame_source(plans, model.folder)
-        networks = [_load_network(path, model.configuration, reference) for path in model.checkpoints]
+        networks = _load_networks(model, reference)
         for notice in training_notices(model):
             logger.warning("%s", notice)
         return cls(networks, frames, device)
@@ -207,19 +209,34 @@ class Predictor:
                 )
 
 
-def _load_network(path: Path, configuration: Configuration, reference: str | None) -> BIASNet:
-    checkpoint = load_checkpoint(path, content_hash(configuration))
-    check_reference(path, checkpoint.identity, reference)
-    network = build_network(configuration.network)
+def _load_networks(model: TrainedModel, reference: str | None) -> list[BIASNet]:
+    """Load the network of each fold; weights that the folds share are read once."""
+    encoder, base = model.configuration.network.encoder, None
+    networks = []
+    for path in model.checkpoints:
+        checkpoint = load_checkpoint(path, content_hash(model.configuration))
+        check_reference(path, checkpoint.identity, reference)
+        network = build_network(model.configuration.network)
+        expected = checkpoint.identity.pretrained_hash
+        if encoder.tuning != "full" and expected is not None:
+            if base is None or base.sha256 != expected:
+                base = installed_weights(model.results, encoder.init, expected)
+            load_weights(network.encoder, base)
+        _load_state(network, path, checkpoint)
+        merge_lora(network)
+        networks.append(network)
+    return networks
+
+
+def _load_state(network: BIASNet, path: Path, checkpoint: Checkpoint) -> None:
     try:
-        network.load_state_dict(checkpoint.network)
+        load_network_state(network, checkpoint.weights)
     except RuntimeError as error:  # torch lists the tensors that do not fit, one a line
         written_by = ", ".join(f"{name} {version}" for name, version in checkpoint.versions.items())
         raise CheckpointError(
             f"the weights do not fit the network of biasreg {biasreg.__version__}: {' '.join(str(error).split())} · "
             f"{path} (written by {written_by}) · predict with the version that trained it, or train anew"
         ) from error
-    return network
 
 
 def _check_finite(displacement: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The training objective: which terms there are, and what each of them sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, get_args
 
@@ -33,7 +33,7 @@ class RegistrationOutput(Protocol):
 
 
 class PairBatch(NamedTuple):
-    """Pairs of images with their labels.
+    """Pairs of images with their labels; each entry has the pairs along its first axis.
 
     Attributes:
         moving: (B, C, X, Y, Z) float, intensities in [0, 1].
@@ -109,22 +109,23 @@ def objective(
     settings: ObjectiveSettings,
     *,
     consistency_scale: float,
-    generator: torch.Generator,
+    generators: Sequence[torch.Generator],
 ) -> Terms:
-    """Run the network on a batch of pairs and return the training objective.
+    """Run the network on a batch of pairs and return the training objective, the mean over the pairs.
 
     total = w_sim · similarity + w_smooth · diffusion + w_overlap · Dice + w_seg · segmentation
     + w_con · scale · consistency.
 
-    The network is called once, and a second time on the masked pair when consistency counts and the pair shares labels.
-    It runs under the caller's autocast; fields and losses are float32.
+    The network is called once, and a second time on the masked pairs when consistency counts and a pair shares labels.
+    It runs under the caller's autocast; fields and losses are float32. What a pair adds depends on that pair and its
+    generator alone, so that several processes with a share of the batch each have the same mean.
 
     Args:
         network: Takes (moving, fixed), gives the output.
         batch: The pairs.
         settings: The terms and their weights.
-        consistency_scale: Factor of the consistency weight in [0, 1], which rises at the start of training.
-        generator: Draws the labels of the overlap and of the consistency term; on the CPU.
+        consistency_scale: Factor of the consistency weight, at least 0: it rises at the start of training.
+        generators: One per pair; draws the labels of its overlap and of its consistency term; on the CPU.
 
     Returns:
         The terms. A term that has nothing to look at, or was skipped, is 0.
@@ -133,24 +134,22 @@ def objective(
         ValueError: On shapes that do not fit each other.
     """
     require_same_shape(batch.moving, batch.fixed, ("moving", "fixed"))
-    weights = settings.weights
+    if len(generators) != len(batch.moving):
+        raise ValueError(f"there are {len(generators)} generators for {len(batch.moving)} pairs; give one for each")
     output = network(batch.moving, batch.fixed)
     displacement = at_least_float32(output.displacement)
     require_same_grid(batch.fixed, displacement, ("fixed", "displacement"))
+    weights = settings.weights
     consistency_weight = weights.consistency * consistency_scale
     with torch.autocast(batch.fixed.device.type, enabled=False):
-        terms = {
-            "similarity": similarity_term(batch, displacement, settings),
-            "smoothness": diffusion_loss(displacement, settings.spacing),
-            "overlap": _overlap(batch, displacement, settings, generator),
-            "segmentation": _segmentation(batch, output),
-        }
-    counts = consistency_weight > 0 and settings.num_labels > 1
-    subset = _consistency_labels(batch, settings, generator) if counts else None
-    if subset is None or not bool(subset.any()):
-        terms["consistency"] = displacement.new_zeros(())
-    else:
-        terms["consistency"] = _consistency(network, batch, displacement, subset)
+        per_pair = [
+            _pair_terms(_pair(batch, index), _pair_output(output, index), settings, generator)
+            for index, generator in enumerate(generators)
+        ]
+    terms = {name: torch.stack([each[name] for each in per_pair]).mean() for name in per_pair[0]}
+    terms["consistency"] = displacement.new_zeros(())
+    if consistency_weight > 0 and settings.num_labels > 1:
+        terms["consistency"] = _consistency(network, batch, displacement, settings, generators)
     total = (
         weights.similarity * terms["similarity"]
         + weights.smoothness * terms["smoothness"]
@@ -159,6 +158,36 @@ def objective(
         + consistency_weight * terms["consistency"]
     )
     return Terms(total, {name: term.detach() for name, term in terms.items()}, displacement)
+
+
+class _PairOutput(NamedTuple):
+    """A `RegistrationOutput` of one pair."""
+
+    displacement: Tensor
+    moving_logits: Tensor | None
+    fixed_logits: Tensor | None
+
+
+def _pair(batch: PairBatch, index: int) -> PairBatch:
+    return PairBatch(*(entry[index : index + 1] for entry in batch))
+
+
+def _pair_output(output: RegistrationOutput, index: int) -> _PairOutput:
+    every = (output.displacement, output.moving_logits, output.fixed_logits)
+    return _PairOutput(*(None if entry is None else entry[index : index + 1] for entry in every))  # type: ignore[arg-type]
+
+
+def _pair_terms(
+    pair: PairBatch, output: RegistrationOutput, settings: ObjectiveSettings, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return all terms but consistency, of one pair."""
+    displacement = at_least_float32(output.displacement)
+    return {
+        "similarity": similarity_term(pair, displacement, settings),
+        "smoothness": diffusion_loss(displacement, settings.spacing),
+        "overlap": _overlap(pair, displacement, settings, generator),
+        "segmentation": _segmentation(pair, output),
+    }
 
 
 def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
@@ -206,19 +235,28 @@ def _segmentation(batch: PairBatch, output: RegistrationOutput) -> Tensor:
     return 0.5 * (moving + fixed)
 
 
-def _consistency_labels(batch: PairBatch, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
-    """Return the labels that each pair is masked to, (B, K) bool; none where a case is not annotated."""
-    subset = sample_label_subset(batch.moving_labels, batch.fixed_labels, settings.num_labels, generator)
-    return subset & (batch.moving_annotated & batch.fixed_annotated)[:, None]
-
-
 def _consistency(
-    network: Callable[[Tensor, Tensor], RegistrationOutput], batch: PairBatch, displacement: Tensor, subset: Tensor
+    network: Callable[[Tensor, Tensor], RegistrationOutput],
+    batch: PairBatch,
+    displacement: Tensor,
+    settings: ObjectiveSettings,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
-    """Register the pair masked to a subset of its labels, and compare the two fields (ARDC)."""
+    """Register each pair masked to a subset of its labels, and compare the two fields (ARDC); 0 without such labels."""
+    subset = torch.cat([_consistency_labels(_pair(batch, i), settings, each) for i, each in enumerate(generators)])
+    if not bool(subset.any()):
+        return displacement.new_zeros(())
     mask_moving, mask_fixed = label_mask(batch.moving_labels, subset), label_mask(batch.fixed_labels, subset)
     masked_moving = batch.moving * mask_moving.to(batch.moving.dtype)
     masked_fixed = batch.fixed * mask_fixed.to(batch.fixed.dtype)
-    masked_displacement = network(masked_moving, masked_fixed).displacement
+    masked_displacement = at_least_float32(network(masked_moving, masked_fixed).displacement)
+    entries = (masked_moving, displacement, masked_displacement, mask_moving, mask_fixed)
     with torch.autocast(batch.fixed.device.type, enabled=False):
-        return consistency_loss(masked_moving, displacement, masked_displacement, mask_moving, mask_fixed)
+        pairs = zip(*(entry.split(1) for entry in entries), strict=True)
+        return torch.stack([consistency_loss(*pair) for pair in pairs]).mean()
+
+
+def _consistency_labels(pair: PairBatch, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
+    """Return the labels that a pair is masked to, (1, K) bool; none where a case is not annotated."""
+    subset = sample_label_subset(pair.moving_labels, pair.fixed_labels, settings.num_labels, generator)
+    return subset & (pair.moving_annotated & pair.fixed_annotated)[:, None]

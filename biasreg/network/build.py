@@ -6,6 +6,7 @@ from biasreg.core.errors import PlansError
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.dual_decoder import Decoder, DualDecoder
 from biasreg.network.encoder import ResidualEncoder, SwinEncoder, encoder_channels
+from biasreg.network.lora import add_lora
 from biasreg.network.mac import MAC, Concatenation, Enhancement
 from biasreg.network.progressive import ProgressiveRegistration, RegistrationLevel
 from biasreg.planning.consistency import network_faults
@@ -14,6 +15,8 @@ from biasreg.planning.plans import EncoderPlans, NetworkPlans
 
 def build_network(plans: NetworkPlans) -> BIASNet:
     """Build the network that the plans describe, with new weights from torch's global generator.
+
+    That goes for a pretrained encoder too: `pretrained.load_base` loads its weights.
 
     Args:
         plans: Shape of the network.
@@ -46,10 +49,19 @@ def build_encoder(plans: EncoderPlans, in_channels: int, *, checkpointing: bool 
 
     Returns:
         A module that turns images (B, in_channels, X, Y, Z) into `len(plans.depths) + 2` feature maps, finest first.
+        What does not train is frozen.
     """
+    encoder: nn.Module
     if plans.family == "residual":
-        return ResidualEncoder(in_channels, plans.feature_size, plans.depths, plans.strides, checkpointing)
-    return SwinEncoder(in_channels, plans.feature_size, plans.depths, plans.heads, plans.window_size, checkpointing)
+        encoder = ResidualEncoder(in_channels, plans.feature_size, plans.depths, plans.strides, checkpointing)
+    else:
+        swin = (plans.feature_size, plans.depths, plans.heads, plans.window_size)
+        encoder = SwinEncoder(in_channels, *swin, checkpointing)
+    if plans.tuning == "frozen":
+        encoder.requires_grad_(False)
+    if plans.lora is not None:
+        add_lora(encoder, plans.lora.rank, plans.lora.alpha, mlp=plans.lora.mlp)
+    return encoder
 
 
 def _dual_decoder(plans: NetworkPlans) -> DualDecoder:

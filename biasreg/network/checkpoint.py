@@ -2,6 +2,7 @@
 
 import dataclasses
 import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 import biasreg
 from biasreg.core.errors import CheckpointError
 from biasreg.core.serialization import atomic_write, content_hash, from_json, to_json
+from biasreg.network.lora import ADAPTERS
 from biasreg.planning.plans import Configuration
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LATEST = "checkpoint_latest.pth"
 BEST = "checkpoint_best.pth"
 
@@ -49,6 +51,7 @@ class Identity:
         configuration: The configuration itself.
         reference_hash: Hash of the reference that all cases are aligned to; None without one.
         run: What the run was started with.
+        pretrained_hash: Hash of the pretrained weights that its encoder started from; None for one from scratch.
     """
 
     dataset_name: str
@@ -57,6 +60,7 @@ class Identity:
     configuration: Configuration
     reference_hash: str | None
     run: RunSettings
+    pretrained_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Checkpoint:
     Attributes:
         identity: Which model it belongs to.
         progress: How far the run has come, as plain JSON data; `trainer.Progress` reads it.
-        network: State of the network.
+        network: State of the network, as `network_state` gives it.
+        averaged: Moving average of the parameters that train, by name; None without averaging.
         optimizer: State of the optimiser; None in `checkpoint_best.pth`, which is for prediction only.
         random_states: State of torch's global generators: `cpu`, and `cuda:0` and so on.
         versions: Versions of biasreg, torch and Python that wrote it.
@@ -75,9 +80,15 @@ class Checkpoint:
     identity: Identity
     progress: dict[str, Any]
     network: dict[str, Tensor]
+    averaged: dict[str, Tensor] | None
     optimizer: dict[str, Any] | None
     random_states: dict[str, Tensor]
     versions: dict[str, str]
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """State of the network for prediction: with averaged parameters where there are any."""
+        return {**self.network, **(self.averaged or {})}
 
     @property
     def epochs_done(self) -> int:
@@ -91,20 +102,106 @@ class Checkpoint:
 
 
 def capture(
-    identity: Identity, progress: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer | None
+    identity: Identity,
+    progress: dict[str, Any],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer | None,
+    averaged: dict[str, Tensor] | None = None,
 ) -> Checkpoint:
-    """Gather everything that a resumed run needs; the tensors are still those of the run, not copies."""
+    """Gather everything that a resumed run needs; the tensors are still those of the run, not copies.
+
+    Args:
+        identity: Which model it belongs to.
+        progress: How far the run has come, as plain JSON data.
+        network: The network.
+        optimizer: Its optimiser; None for a checkpoint that is for prediction only.
+        averaged: Moving average of the parameters that train, by name.
+
+    Returns:
+        The checkpoint.
+    """
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states |= {f"cuda:{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     return Checkpoint(
         identity=identity,
         progress=progress,
-        network=network.state_dict(),
+        network=network_state(network, with_base=identity.pretrained_hash is None),
+        averaged=averaged,
         optimizer=None if optimizer is None else optimizer.state_dict(),
         random_states=states,
         versions={"biasreg": biasreg.__version__, "torch": str(torch.__version__), "python": platform.python_version()},
     )
+
+
+def network_state(network: nn.Module, *, with_base: bool = False) -> dict[str, Tensor]:
+    """State of a network without its base, which an adapted network shares with others and which never changes.
+
+    The base is what is frozen: parameters without gradient, and the buffers beside them.
+
+    Args:
+        network: The network.
+        with_base: Take the base too, for a network whose base is in no file of its own.
+
+    Returns:
+        The tensors by name; those of the network itself, not copies.
+    """
+    base = set() if with_base else _base_names(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in base}
+
+
+def load_network_state(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put a state into a network, strictly: all of it has to fit, and nothing may be missing but the whole base.
+
+    Args:
+        network: The network, changed in place; its base has been loaded before if the state does not hold it.
+        state: As `network_state` gives it.
+
+    Raises:
+        RuntimeError: A tensor is missing, unknown or of another shape; the message lists all of them.
+    """
+    base = _base_names(network)
+    if base.isdisjoint(state):
+        own = network.state_dict()
+        state = {**state, **{name: own[name] for name in base}}
+    network.load_state_dict(state)
+
+
+def describe_size(network: nn.Module, *, with_base: bool = False) -> str:
+    """Say what a checkpoint of a network weighs, and what it goes without.
+
+    Args:
+        network: The network.
+        with_base: As in `network_state`.
+
+    Returns:
+        A sentence, in MB of 10⁶ bytes.
+    """
+    state = network_state(network, with_base=with_base)
+    adapters = [name for name in state if name.rpartition(".")[2] in ADAPTERS]
+    base = network.state_dict().keys() - state.keys()
+    parts = [f"{_megabytes(state.values()):.2f} MB of weights in each checkpoint"]
+    if adapters:
+        parts.append(f"{_megabytes(state[name] for name in adapters):.2f} MB of them adapters")
+    if base:
+        own = network.state_dict()
+        parts.append(f"{_megabytes(own[name] for name in base):.2f} MB of frozen weights stay in their own file")
+    return ", ".join(parts)
+
+
+def _base_names(network: nn.Module) -> set[str]:
+    """Names of the frozen parameters, and of the buffers in the same modules."""
+    names: set[str] = set()
+    for prefix, module in network.named_modules():
+        frozen = [name for name, each in module.named_parameters(recurse=False) if not each.requires_grad]
+        if frozen:
+            beside = [name for name, _ in module.named_buffers(recurse=False)]
+            names.update(f"{prefix}.{name}" if prefix else name for name in (*frozen, *beside))
+    return names
+
+
+def _megabytes(tensors: Iterable[Tensor]) -> float:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
 
 
 def restore_random_states(checkpoint: Checkpoint) -> None:

@@ -5,6 +5,7 @@ import re
 from biasreg.core.errors import PlansError
 from biasreg.planning.network_rules import MOST_STAGES
 from biasreg.planning.plans import TO_REFERENCE, Configuration, EncoderPlans, NetworkPlans, TrainingPlans
+from biasreg.planning.voco import VOCO_ENCODERS
 
 CONFIGURATION_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -105,7 +106,22 @@ def _encoder_faults(plans: EncoderPlans) -> list[str]:
     factors = {factor for step in plans.strides for factor in step}
     if len(plans.strides) != len(plans.depths) + 1 or not factors <= {1, 2}:
         faults.append(f"encoder.strides is {plans.strides}, but must be {len(plans.depths) + 1} triples of 1 and 2")
-    return faults + (_swin_faults(plans) if plans.family == "swin" else [])
+    return faults + (_swin_faults(plans) if plans.family == "swin" else []) + _tuning_faults(plans)
+
+
+def _tuning_faults(plans: EncoderPlans) -> list[str]:
+    faults = []
+    if (plans.lora is not None) != (plans.tuning == "lora"):
+        faults.append(f"encoder.tuning is '{plans.tuning}', but encoder.lora is {plans.lora}")
+    if plans.lora is not None and (plans.lora.rank < 1 or plans.lora.alpha <= 0):
+        faults.append(f"encoder.lora has rank {plans.lora.rank} and alpha {plans.lora.alpha}, but both must be above 0")
+    if plans.lora is not None and plans.family != "swin":
+        faults.append(f"encoder.lora adapts the attention of a Swin encoder, but encoder.family is '{plans.family}'")
+    if plans.init == "scratch" and plans.tuning != "full":
+        faults.append(f"encoder.tuning is '{plans.tuning}', but encoder.init 'scratch' gives no weights worth keeping")
+    if plans.init != "scratch" and not VOCO_ENCODERS[plans.init].fits(plans):
+        faults.append(f"the encoder's shape is not the one of encoder.init '{plans.init}': {VOCO_ENCODERS[plans.init]}")
+    return faults
 
 
 def _swin_faults(plans: EncoderPlans) -> list[str]:

@@ -33,8 +33,8 @@ def fallbacks(configuration: Configuration) -> Iterator[Fallback]:
     """List what to try when a configuration does not fit: each gives up one thing more than the one before.
 
     First further pairs per step, which cost nothing but smoothness of the gradient; then activations are recomputed,
-    which costs a third more time; then channels; and last resolution, for what the grid does not show cannot be
-    aligned.
+    which costs a third more time; then channels, unless the encoder is pretrained; and last resolution, for what the
+    grid does not show cannot be aligned.
 
     Args:
         configuration: What was planned.
@@ -63,6 +63,8 @@ def fallbacks(configuration: Configuration) -> Iterator[Fallback]:
 
 def _narrower(configuration: Configuration) -> Configuration | None:
     network = configuration.network
+    if network.encoder.init != "scratch":
+        return None  # pretrained weights have the width that they have
     feature_size = network.encoder.feature_size // 2
     channels = tuple(width // 2 for width in network.decoder_channels)
     if feature_size < SMALLEST_FEATURE_SIZE or min(channels) < SMALLEST_DECODER:

@@ -76,7 +76,8 @@ def step_memory_gib(configuration: Configuration, device: Device) -> float:
         device: Where: `cuda` computes in bfloat16 where that is safe, `cpu` in float32.
 
     Returns:
-        GiB. `biasreg_check_memory` compares it with a real step.
+        GiB. `biasreg_check_memory` compares it with a real step. The frozen weights of an adapted encoder have neither
+        gradient nor optimiser state; they are counted as if they had, so that such a step takes less than this.
     """
     terms = step_terms(configuration)
     bytes_each = BYTES[device, configuration.network.checkpointing]

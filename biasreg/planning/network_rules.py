@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from biasreg.core.dataset_json import Pairing, PairNames
 from biasreg.planning.decision import Decision
 from biasreg.planning.grid_rules import Layout, Triple
-from biasreg.planning.plans import EncoderFamily, EncoderPlans, LossWeights, NetworkPlans, Similarity
+from biasreg.planning.plans import AugmentationPlans, LossWeights, NetworkPlans, Similarity, TrainingPlans
+from biasreg.planning.voco import VOCO_ENCODERS, VocoEncoder
 
 Device = Literal["cpu", "cuda"]
 Supervision = Literal["labels", "partial labels", "none"]
@@ -17,6 +18,7 @@ LEVEL_REACH_VOXELS = 3
 MANY_LABELS = 8
 MOST_STAGES = 4  # of VoCo's encoder
 MOST_PAIRS = 4  # per step; more gains nothing that more steps do not
+_TUNING = {"lora": "LoRA", "frozen": "frozen", "full": "fine-tuned"}
 
 
 class Width(NamedTuple):
@@ -69,7 +71,7 @@ class Schedule(NamedTuple):
     learning_rate: float
 
 
-def efforts(device: Device) -> tuple[Effort, ...]:
+def efforts(device: Device, voco: VocoEncoder | None = None) -> tuple[Effort, ...]:
     """List what a device may spend on a network, best first: what does not fit gives way in this order.
 
     Recomputing activations costs a third more time and no accuracy, so that it comes before a narrower network; a
@@ -77,49 +79,21 @@ def efforts(device: Device) -> tuple[Effort, ...]:
 
     Args:
         device: Device that will train.
+        voco: The pretrained encoder that the user wants, whose width cannot be chosen.
 
     Returns:
         The efforts.
     """
     widths = (CPU_WIDTH,) if device == "cpu" else (PAPER_WIDTH, HALF_WIDTH)
+    if voco is not None:
+        name = f"{voco.title}'s width, decoders as wide as the paper's"
+        widths = (PAPER_WIDTH._replace(name=name, feature_size=voco.feature_size),)
     return tuple(Effort(width, checkpointing) for width in widths for checkpointing in (False, True))
 
 
 def max_stages(device: Device) -> int:
     """Largest number of encoder stages: VoCo's four, or three on a CPU, where depth costs time."""
     return 3 if device == "cpu" else MOST_STAGES
-
-
-def choose_encoder(width: Width, layout: Layout) -> Decision[EncoderPlans]:
-    """Choose the encoder's shape.
-
-    Args:
-        width: How wide it is.
-        layout: The grid and its pyramid.
-
-    Returns:
-        VoCo's Swin encoder; a residual pyramid where axes are halved at different levels, which Swin cannot.
-    """
-    stages = len(layout.strides) - 1
-    heads = tuple(3 * 2**stage for stage in range(stages))
-    depths = (width.blocks,) * stages
-
-    def make(family: EncoderFamily) -> EncoderPlans:
-        return EncoderPlans(
-            family=family,
-            init="scratch",
-            tuning="full",
-            lora=None,
-            feature_size=width.feature_size,
-            depths=depths,
-            heads=heads,
-            window_size=width.window_size,
-            strides=layout.strides,
-        )
-
-    if layout.is_isotropic:
-        return Decision(make("swin"), f"VoCo's Swin encoder from scratch, no VoCo weights are used; {width.name}")
-    return Decision(make("residual"), f"a residual pyramid, for a Swin encoder cannot halve long axes later; {width.name}")
 
 
 def choose_levels(displacement_mm: float, spacing: Triple, layout: Layout) -> Decision[int]:
@@ -261,6 +235,49 @@ def choose_schedule(device: Device) -> Decision[Schedule]:
     return Decision(Schedule(400, 250, 1e-4), "100,000 steps at the rate that TransMorph and VoCo train with")
 
 
+def choose_training(
+    device: Device, similarity: Similarity, weights: LossWeights, spacing: Triple
+) -> Decision[TrainingPlans]:
+    """Put the recipe together, with one pair per step.
+
+    Args:
+        device: Device that will train.
+        similarity: Similarity of two images.
+        weights: Weight of each term of the objective.
+        spacing: Voxel size in mm along x, y, z.
+
+    Returns:
+        The recipe; the reason is that of its length.
+    """
+    schedule = choose_schedule(device)
+    training = TrainingPlans(
+        epochs=schedule.value.epochs,
+        iterations_per_epoch=schedule.value.iterations_per_epoch,
+        batch_size=1,
+        learning_rate=schedule.value.learning_rate,
+        learning_rate_power=0.9,
+        learning_rate_warmup=0.0,
+        gradient_clip=12.0,
+        averaging_decay=0.99,
+        similarity=similarity,
+        similarity_window_voxels=9,
+        weights=weights,
+        consistency_warmup=0.1,
+        consistency_interval=1,
+        labels_per_step=choose_labels_per_step(device),
+        augmentation=AugmentationPlans(
+            shared_rotation_deg=10.0,
+            shared_scaling=0.1,
+            single_rotation_deg=3.0,
+            single_scaling=0.03,
+            single_translation_mm=2.0 * min(spacing),
+            probability=0.5,
+        ),
+        validation_pairs=20,
+    )
+    return Decision(training, schedule.why)
+
+
 def describe_network(network: NetworkPlans, similarity: Similarity) -> str:
     """Name what a network is made of in a line, for logs and tables.
 
@@ -273,5 +290,8 @@ def describe_network(network: NetworkPlans, similarity: Similarity) -> str:
     """
     encoder = network.encoder
     extras = ["checkpointing"] if network.checkpointing else []
-    sizes = f"{encoder.family} {encoder.feature_size}, decoders from {network.decoder_channels[0]}"
+    kind: str = encoder.family
+    if encoder.init != "scratch":
+        kind = f"{VOCO_ENCODERS[encoder.init].title} ({_TUNING[encoder.tuning]}) {kind}"
+    sizes = f"{kind} {encoder.feature_size}, decoders from {network.decoder_channels[0]}"
     return ", ".join([sizes, f"{network.registration_levels} levels", similarity, *extras])

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 from biasreg.core.dataset_json import DatasetJson
-from biasreg.core.errors import DatasetError
+from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.serialization import content_hash
 from biasreg.planning import grid_rules, network_rules, rules
+from biasreg.planning.encoder_rules import EncoderChoice, EncoderWish, check_choice, choose_encoder
 from biasreg.planning.fingerprint_records import Fingerprint, Triple
 from biasreg.planning.memory import CPU_VOXEL_BUDGET, step_memory_gib, usable_memory_gib
 from biasreg.planning.network_rules import Device, Effort
@@ -13,14 +14,13 @@ from biasreg.planning.plans import (
     DEFAULT_PLANS_NAME,
     PLANS_SCHEMA_VERSION,
     TO_REFERENCE,
-    AugmentationPlans,
     Configuration,
     NetworkPlans,
     Plans,
     PreprocessingPlans,
-    TrainingPlans,
 )
 from biasreg.planning.shared_centers import extent_about, shared_centers
+from biasreg.planning.voco import VOCO_ENCODERS
 
 FULL_RESOLUTION = "3d_fullres"
 LOW_RESOLUTION = "3d_lowres"
@@ -41,12 +41,16 @@ class Target:
         memory_gib: Its memory in GiB.
         plans_name: Name of the plans.
         spacing: Voxel size in mm along x, y, z that the user wants; None for what the rules give.
+        installed: Names of the VoCo encoders whose weights are installed.
+        encoder: Encoder that the user wants; `auto` for what the rules give.
     """
 
     device: Device
     memory_gib: float
     plans_name: str = DEFAULT_PLANS_NAME
     spacing: Triple | None = None
+    installed: tuple[str, ...] = ()
+    encoder: EncoderChoice = "auto"
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def plan_experiment(fingerprint: Fingerprint, dataset: DatasetJson, target: Targ
 
     Raises:
         DatasetError: If the fingerprint has no cases.
+        PlansError: If the device is too small, or the encoder that the user wants cannot be had.
     """
     if not fingerprint.cases:
         raise DatasetError(f"{fingerprint.dataset_name} has no training cases · add images to imagesTr")
@@ -108,7 +113,13 @@ def _design_all(designer: "_Designer") -> dict[str, Design]:
         return {FULL_RESOLUTION: full}
 
     def is_enough(spacing: Triple) -> bool:
-        design = _best(designer, spacing, "")
+        try:
+            design = _best(designer, spacing, "")
+        except PlansError:  # the encoder that the user wants needs more voxels than the memory holds
+            raise PlansError(
+                f"--encoder {designer.target.encoder}, but {full.why['memory']}, and on a grid that fits it cannot "
+                "be used · plan for more memory (-gpu_memory_target), or leave --encoder out"
+            ) from None
         return designer.fits(design) and designer.is_quick(design)
 
     coarser = grid_rules.coarsen(own.value, is_enough, _GOALS[designer.target.device])
@@ -117,7 +128,7 @@ def _design_all(designer: "_Designer") -> dict[str, Design]:
 
 def _best(designer: "_Designer", spacing: Triple, why: str) -> Design:
     """Design with the best effort that fits the device; where none does, with the best that recomputes activations."""
-    efforts = network_rules.efforts(designer.target.device)
+    efforts = network_rules.efforts(designer.target.device, VOCO_ENCODERS.get(designer.target.encoder))
     designs = (designer.design(spacing, effort, why) for effort in efforts)
     fitting = next((design for design in designs if designer.fits(design)), None)
     if fitting is None:
@@ -169,6 +180,8 @@ class _Designer:
         self.supervision = network_rules.choose_supervision([case.label_volumes_mm3 for case in cases], len(foreground))
         self.similarity = rules.choose_similarity([case.modality for case in cases])
         modality = rules.choose_modality([case.modality for case in cases])
+        self.wish = EncoderWish(target.encoder, target.installed, target.device, modality.value)
+        check_choice(self.wish)
         # Further channels, such as the PET of a PET/CT, have a modality of their own.
         kinds = [modality.value, *(dataset.channel_names[str(index)] for index in range(1, len(dataset.channel_names)))]
         normalization = [
@@ -201,10 +214,12 @@ class _Designer:
         """Design a configuration at a spacing, with one pair per step."""
         layout = grid_rules.lay_out(self.field_of_view_mm, spacing, network_rules.max_stages(self.target.device))
         network, network_why = self._network(spacing, layout.value, effort)
-        training, training_why = self._training(spacing)
+        weights = network_rules.choose_loss_weights(self.supervision.value)
+        training = network_rules.choose_training(self.target.device, self.similarity.value, weights.value, spacing)
         preprocessing = replace(self.preprocessing, spacing=spacing, patch_size=layout.value.patch_size)
-        configuration = Configuration(preprocessing, network, training)
-        reasons = {"spacing": why, "patch_size": layout.why, **network_why, **training_why}
+        configuration = Configuration(preprocessing, network, training.value)
+        reasons = {"spacing": why, "patch_size": layout.why, **network_why}
+        reasons |= {"schedule": training.why, "weights": weights.why}
         return self._described(configuration, {**self.why, **reasons})
 
     def fits(self, design: Design) -> bool:
@@ -234,7 +249,7 @@ class _Designer:
     def _network(
         self, spacing: Triple, layout: grid_rules.Layout, effort: Effort
     ) -> tuple[NetworkPlans, dict[str, str]]:
-        encoder = network_rules.choose_encoder(effort.width, layout)
+        encoder = choose_encoder(effort.width, layout, self.wish)
         levels = network_rules.choose_levels(self.displacement_mm, spacing, layout)
         # Labels that dataset.json names but no case shows cannot be learnt: then there is no segmentation head.
         num_labels = 1 if self.supervision.value == "none" else len(self.label_values) + 1
@@ -256,40 +271,10 @@ class _Designer:
             checkpointing=effort.checkpointing,
         )
         why = {
-            "encoder": encoder.why,
+            "encoder": encoder.why if self.wish.choice == "auto" else BY_USER,
             "levels": levels.why,
             "segmentation_level": segmentation_level.why,
             "integration": integration.why,
             "correlation": correlation.why,
         }
         return network, why
-
-    def _training(self, spacing: Triple) -> tuple[TrainingPlans, dict[str, str]]:
-        schedule = network_rules.choose_schedule(self.target.device)
-        weights = network_rules.choose_loss_weights(self.supervision.value)
-        training = TrainingPlans(
-            epochs=schedule.value.epochs,
-            iterations_per_epoch=schedule.value.iterations_per_epoch,
-            batch_size=1,
-            learning_rate=schedule.value.learning_rate,
-            learning_rate_power=0.9,
-            learning_rate_warmup=0.0,
-            gradient_clip=12.0,
-            averaging_decay=0.99,
-            similarity=self.similarity.value,
-            similarity_window_voxels=9,
-            weights=weights.value,
-            consistency_warmup=0.1,
-            consistency_interval=1,
-            labels_per_step=network_rules.choose_labels_per_step(self.target.device),
-            augmentation=AugmentationPlans(
-                shared_rotation_deg=10.0,
-                shared_scaling=0.1,
-                single_rotation_deg=3.0,
-                single_scaling=0.03,
-                single_translation_mm=2.0 * min(spacing),
-                probability=0.5,
-            ),
-            validation_pairs=20,
-        )
-        return training, {"schedule": schedule.why, "weights": weights.why}

@@ -211,7 +211,7 @@ class TrainingPlans:
         similarity_window_voxels: Side of the local NCC window.
         weights: Weight of each loss term.
         consistency_warmup: Fraction of training over which the ARDC weight rises from 0.
-        consistency_interval: ARDC is computed in every so many steps, and then counts so many times as much.
+        consistency_interval: ARDC is computed in every so many steps, for it takes as long as all the rest.
         labels_per_step: At most this many labels enter the overlap term in one step.
         augmentation: Strength of the augmentation.
         validation_pairs: Number of held-out pairs that validation is measured on.

@@ -20,14 +20,15 @@ from biasreg.core.paths import Roots, check_writable, find_dataset
 from biasreg.core.serialization import atomic_write, content_hash, write_record
 from biasreg.core.verification import verify_dataset
 from biasreg.planning.consistency import check_configuration
+from biasreg.planning.encoder_rules import EncoderChoice
 from biasreg.planning.files import SPLITS_FILE, command_line, configuration_of, read_dataset_plans
 from biasreg.planning.fingerprint import extract_fingerprint as extract_facts
 from biasreg.planning.fingerprint_records import Fingerprint
-from biasreg.planning.network_rules import describe_network
 from biasreg.planning.overrides import apply_changes, keep_user_configurations, lost_changes
-from biasreg.planning.planner import PLANNED, Target
+from biasreg.planning.planner import Target
 from biasreg.planning.planner import plan_experiment as decide
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Plans
+from biasreg.planning.voco import installed_encoders
 from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.dataset_records import (
     FINGERPRINT_CACHE,
@@ -40,6 +41,7 @@ from biasreg.preprocessing.dataset_records import (
     settle_folds,
     write_folds,
 )
+from biasreg.preprocessing.plan_report import report_plans, report_unused
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.pseudo_labels import PseudoLabelOptions, make_pseudo_labels, report_use
 from biasreg.preprocessing.reference_choice import choose_reference
@@ -62,6 +64,7 @@ class PrepareOptions:
         clean: Extract the fingerprint and preprocess anew even where results exist.
         num_workers: Processes; None for as many as cores and memory allow.
         target_spacing: Voxel size in mm along x, y, z to plan with; None for what the rules give.
+        encoder: Encoder to plan with; `auto` for what the rules give.
         changes: Values of the plans that the user sets, each as `training.epochs=200`.
         configuration: Configuration to preprocess; None for the plans' default.
         pseudo_labels: Have TotalSegmentator make the labels that are missing first, as `make_pseudo_labels` does.
@@ -74,6 +77,7 @@ class PrepareOptions:
     clean: bool = False
     num_workers: int | None = None
     target_spacing: tuple[float, float, float] | None = None
+    encoder: EncoderChoice = "auto"
     changes: tuple[str, ...] = ()
     configuration: str | None = None
     pseudo_labels: bool = False
@@ -167,7 +171,8 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
         The plans, also written to the dataset's preprocessed folder.
 
     Raises:
-        PlansError: If there is no fingerprint, it does not belong to the dataset, or the name of the plans is unusable.
+        PlansError: If there is no fingerprint, it does not belong to the dataset, the name of the plans is unusable, or
+            the encoder that is asked for cannot be had.
         DatasetError: If the dataset cannot be split into folds that each hold a pair to train on.
         InputError: If the dataset's preprocessed folder cannot be written to.
     """
@@ -175,7 +180,10 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
     dataset, folder = _open(roots, reference)
     fingerprint = _read_own_fingerprint(folder, dataset, reference, options)
     folds = settle_folds(folder / SPLITS_FILE, dataset)
-    target = Target(options.device, options.memory_gib, options.plans_name, options.target_spacing)
+    installed = tuple(installed_encoders(roots.results))
+    target = Target(
+        options.device, options.memory_gib, options.plans_name, options.target_spacing, installed, options.encoder
+    )
     plans = decide(fingerprint, dataset.json, target)
     earlier = current_plans(folder / f"{options.plans_name}.json")
     if earlier is not None:
@@ -188,7 +196,7 @@ def plan_experiment(roots: Roots, reference: str, options: PrepareOptions) -> Pl
         shutil.copyfile(dataset.folder / DATASET_FILE, temporary)
     write_record(folder / f"{options.plans_name}.json", plans)
     write_folds(folder / SPLITS_FILE, folds)
-    _report_plans(plans)
+    report_plans(plans)
     return plans
 
 
@@ -221,7 +229,7 @@ def preprocess(roots: Roots, reference: str, options: PrepareOptions, executor: 
     check_configuration(name, configuration_of(plans, name, dataset_folder))
     folder = configuration_folder(dataset_folder, plans.plans_name, name)
     check_writable(folder, WRITING_ADVICE)
-    _report_unused(dataset_folder, plans)
+    report_unused(dataset_folder, plans)
     if options.clean:
         clear_folder(folder)
     preprocessing = plans.configurations[name].preprocessing
@@ -254,24 +262,6 @@ def _read_own_fingerprint(folder: Path, dataset: Dataset, reference: str, option
     again = command_line("biasreg_plan_experiment", reference, options.plans_name)
     check_belongs(fingerprint, dataset, path, f"{extract}, then `{again}`")
     return fingerprint
-
-
-def _report_plans(plans: Plans) -> None:
-    """Say what was decided, the default configuration last, with its reasons."""
-    for topic, reason in plans.why[plans.default_configuration].items():
-        logger.info("%s: %s", topic, reason)
-    for name, made in plans.configurations.items():
-        grid = f"grid {made.preprocessing.patch_size} at {made.preprocessing.spacing} mm"
-        default = " (default)" if name == plans.default_configuration else ""
-        logger.info("%s%s: %s, %s", name, default, grid, describe_network(made.network, made.training.similarity))
-
-
-def _report_unused(dataset_folder: Path, plans: Plans) -> None:
-    """Name the folder that earlier plans of this name left at another resolution."""
-    for name in set(PLANNED) - set(plans.configurations):
-        folder = configuration_folder(dataset_folder, plans.plans_name, name)
-        if folder.is_dir():
-            logger.warning("%s belongs to earlier plans and is no longer used; delete it", folder)
 
 
 @contextmanager

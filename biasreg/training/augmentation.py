@@ -5,6 +5,7 @@ displacement to be found changes from step to step. There is no mirroring: left 
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,15 +16,15 @@ from biasreg.planning.plans import AugmentationPlans
 from biasreg.spatial.warp import identity_grid, sample
 
 
-def step_generator(seed: int, index: int, stream: int = 0) -> torch.Generator:
-    """Return a CPU generator that depends on the run's seed and the step alone.
+def pair_generator(seed: int, number: int, stream: int = 0) -> torch.Generator:
+    """Return a CPU generator that depends on the run's seed and the number of the pair alone.
 
     Args:
         seed: Seed of the run, not negative.
-        index: Number of the step.
-        stream: Separates independent uses within one step.
+        number: Number of the pair, counted over all pairs of the run.
+        stream: Separates independent uses of one pair.
     """
-    state = np.random.SeedSequence([seed, index, stream]).generate_state(1, np.uint64)[0]
+    state = np.random.SeedSequence([seed, number, stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
 
 
@@ -78,7 +79,10 @@ def affine_coordinates(
 
 
 def augment_pairs(
-    batch: PairBatch, plans: AugmentationPlans, spacing: tuple[float, float, float], generator: torch.Generator
+    batch: PairBatch,
+    plans: AugmentationPlans,
+    spacing: tuple[float, float, float],
+    generators: Sequence[torch.Generator],
 ) -> PairBatch:
     """Move the images of each pair by random affine maps, and their labels with them.
 
@@ -89,16 +93,19 @@ def augment_pairs(
         batch: Pairs on the training device.
         plans: Strength and probability.
         spacing: Voxel size in mm.
-        generator: CPU generator of this step.
+        generators: CPU generator of each pair.
 
     Returns:
         The batch on the same grid; the very same object when no pair of it was drawn for augmentation.
     """
-    count = len(batch.moving)
-    chosen = torch.rand(count, generator=generator) < plans.probability
-    if not chosen.any():
+    chosen = [bool(torch.rand((), generator=generator) < plans.probability) for generator in generators]
+    if not any(chosen):
         return batch
-    maps = [_pair_maps(plans, generator) if use else (torch.eye(4, dtype=torch.float64),) * 2 for use in chosen]
+    identity = torch.eye(4, dtype=torch.float64)
+    maps = [
+        _pair_maps(plans, generator) if use else (identity, identity)
+        for use, generator in zip(chosen, generators, strict=True)
+    ]
     x, y, z = batch.moving.shape[2:]
     moving_at, fixed_at = (
         affine_coordinates(torch.stack(matrices), (x, y, z), spacing, batch.moving.device)

@@ -1,7 +1,7 @@
 """Batches of training pairs.
 
-Batch k is a pure function of (seed, k): neither the number of workers nor an interruption changes it, so that a resumed
-run needs nothing but its iteration number.
+Pair n of a run is a pure function of (seed, n): neither the number of workers or processes nor an interruption changes
+it, so that a resumed run needs nothing but its iteration number.
 """
 
 import random
@@ -135,20 +135,29 @@ class LoaderSettings:
     """How batches are made.
 
     Attributes:
-        batch_size: Pairs per batch.
+        batch_size: Pairs per batch of this process.
         seed: Seed of the run, not negative.
         probability: Probability of each intensity transform.
         workers: Background processes; 0 makes each batch when it is asked for.
+        rank: Number of this process among those that train together.
+        ranks: How many train together.
     """
 
     batch_size: int
     seed: int
     probability: float
     workers: int
+    rank: int = 0
+    ranks: int = 1
+
+    def pair_numbers(self, index: int) -> range:
+        """Number the pairs of this process's batch `index`, counted over all pairs of the run."""
+        first = (index * self.ranks + self.rank) * self.batch_size
+        return range(first, first + self.batch_size)
 
 
 def make_batch(source: CaseSource, sampler: PairSampler, settings: LoaderSettings, index: int) -> HostBatch:
-    """Make batch `index`, a pure function of the settings and the index.
+    """Make batch `index` of this process.
 
     Args:
         source: Where cases are read from.
@@ -159,13 +168,21 @@ def make_batch(source: CaseSource, sampler: PairSampler, settings: LoaderSetting
     Returns:
         The batch, its moving and fixed images augmented in intensity independently of each other.
     """
-    rng = np.random.default_rng([settings.seed, index])
-    batch = source.batch(tuple(sampler.draw(rng) for _ in range(settings.batch_size)))
-    images = np.concatenate([batch.moving, batch.fixed])  # (2B, C, X, Y, Z): each image is a sample of its own
+    pairs = [_make_pair(source, sampler, settings, number) for number in settings.pair_numbers(index)]
+    if len(pairs) == 1:
+        return pairs[0]
+    arrays = {name: np.concatenate([getattr(pair, name) for pair in pairs]) for name in HostBatch._fields[:-1]}
+    return HostBatch(**arrays, pairs=tuple(names for pair in pairs for names in pair.pairs))
+
+
+def _make_pair(source: CaseSource, sampler: PairSampler, settings: LoaderSettings, number: int) -> HostBatch:
+    rng = np.random.default_rng([settings.seed, number])
+    pair = source.batch((sampler.draw(rng),))
+    images = np.concatenate([pair.moving, pair.fixed])  # (2, C, X, Y, Z): each image is a sample of its own
     with _seeded_globals(rng):
         images = _intensity_transforms(settings.probability)(data=images)["data"]
     moving, fixed = np.split(np.clip(images, 0, 1).astype(np.float32, copy=False), 2)
-    return batch._replace(moving=moving, fixed=fixed)
+    return pair._replace(moving=moving, fixed=fixed)
 
 
 def to_device(batch: HostBatch, device: torch.device) -> PairBatch:

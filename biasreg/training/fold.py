@@ -20,13 +20,17 @@ from biasreg.network.checkpoint import (
     Identity,
     RunSettings,
     check_reference,
+    describe_size,
     load_checkpoint,
 )
 from biasreg.network.device import select_device
+from biasreg.network.pretrained import load_base
 from biasreg.planning.fallback import fallbacks
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
+from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import reference_hash
 from biasreg.training.data import CaseSource, LoaderSettings
+from biasreg.training.distributed import ALONE, Seat, Team, join_team
 from biasreg.training.fit import Fitted, fit_to_device
 from biasreg.training.observers import (
     LOG_FILE,
@@ -73,6 +77,8 @@ class TrainingOptions:
         overwrite: Throw away what an earlier run left in the folder of this fold.
         num_workers: Background processes that load data; None for as many as the cores suggest.
         validate_every: Validate after every so many epochs, and after the last.
+        ablate: Parts of the method to go without, of `planning.ablations.PARTS`.
+        deterministic: Prefer kernels that give the same numbers each time, where there are such.
     """
 
     configuration: str | None = None
@@ -85,6 +91,8 @@ class TrainingOptions:
     overwrite: bool = False
     num_workers: int | None = None
     validate_every: int = 1
+    ablate: tuple[str, ...] = ()
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         least = {"epochs": 1, "iterations_per_epoch": 1, "seed": 0, "num_workers": 0, "validate_every": 1}
@@ -96,7 +104,9 @@ class TrainingOptions:
             raise InputError("--c resumes a run and --overwrite throws it away · give one of them")
 
 
-def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOptions | None = None) -> Path:
+def train_fold(
+    roots: Roots, dataset: str, fold: FoldName, options: TrainingOptions | None = None, seat: Seat = ALONE
+) -> Path:
     """Train one fold of a dataset, as its plans say.
 
     Args:
@@ -104,6 +114,7 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
         dataset: Dataset id or name.
         fold: Fold number, or `all` to train on every case.
         options: What differs from the plans.
+        seat: Place of this process among those that train the fold together.
 
     Returns:
         Folder of the fold, with the checkpoints, the log, the metrics and the validation scores.
@@ -113,16 +124,24 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
         TrainingError: If training cannot go on, or was stopped by a signal (then `--c` resumes it).
     """
     options = options or TrainingOptions()
-    workspace = open_workspace(roots, dataset, options.plans_name, options.configuration)
+    with join_team(seat, select_device(options.device)) as team:
+        workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
+        return _train(workspace, fold, options, team)
+
+
+def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team: Team) -> Path:
     folder = workspace.fold_folder(fold)
     check_writable(folder, "give another root of the results with --results")
     reference = reference_hash(workspace.cases_folder, workspace.configuration.preprocessing)
     checkpoint = _starting_point(folder, workspace.configuration, reference, options)
-    device = select_device(options.device)
     data = read_fold_data(workspace, fold)
-    fitted = fit_to_device(agreed_configuration(workspace, fold), device) if checkpoint is None else None
+    fitted = None
+    if checkpoint is None:
+        agreed = agreed_configuration(workspace, fold)
+        fitted = team.of_first(fit_to_device(agreed, team.device) if team.writes else None)
     workspace = replace(workspace, used=_used(fitted, checkpoint))
     new_run = RunSettings(fold, *_length(workspace, options), content_hash(data.fold))
+    init = workspace.configuration.network.encoder.init
     identity = Identity(
         dataset_name=workspace.plans.dataset_name,
         plans_name=options.plans_name,
@@ -130,22 +149,31 @@ def train_fold(roots: Roots, dataset: str, fold: FoldName, options: TrainingOpti
         configuration=workspace.configuration,
         reference_hash=reference,
         run=_run_settings(new_run, options, checkpoint),
+        pretrained_hash=checkpoint.identity.pretrained_hash if checkpoint else installed_hash(workspace.results, init),
     )
-    trainer = _build_trainer(workspace, data, Home(folder, identity), options, device)
+    trainer = _build_trainer(workspace, data, Home(folder, identity), options, team)
+    if not team.writes:
+        return _run(trainer, checkpoint)
     publish(workspace, fold)
     _clear(folder, everything=options.overwrite)
     with run_log(folder):
         _log_beginning(trainer, data)
         if fitted:
             _log_fit(fitted)
-        if checkpoint is not None:
-            trainer.restore(checkpoint)
-            logger.info("resumed after %d of %d iterations", trainer.progress.iteration, trainer.recipe.iterations)
-        if trainer.is_finished:
-            logger.info("this run is finished, there is nothing to resume; --overwrite trains anew")
-        else:
-            trainer.run()
-            logger.info("training is finished: %s", folder)
+        return _run(trainer, checkpoint)
+
+
+def _run(trainer: Trainer, checkpoint: Checkpoint | None) -> Path:
+    """Train to the end, from the checkpoint if there is one."""
+    folder, recipe = trainer.home.folder, trainer.recipe
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        logger.info("resumed after %d of %d iterations", trainer.progress.iteration, recipe.iterations)
+    if trainer.is_finished:
+        logger.info("this run is finished, there is nothing to resume; --overwrite trains anew")
+    else:
+        trainer.run()
+        logger.info("training is finished: %s", folder)
     return folder
 
 
@@ -209,27 +237,38 @@ def _run_settings(new: RunSettings, options: TrainingOptions, checkpoint: Checkp
     return run
 
 
-def _build_trainer(
-    workspace: Workspace, data: FoldData, home: Home, options: TrainingOptions, device: torch.device
-) -> Trainer:
+def _build_trainer(workspace: Workspace, data: FoldData, home: Home, options: TrainingOptions, team: Team) -> Trainer:
     configuration, run = workspace.configuration, home.identity.run
     torch.manual_seed(run.seed)
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # all inputs have one shape
-    network = build_network(configuration.network).to(device)
+    _set_determinism(options.deterministic)
+    network = build_network(configuration.network)
+    encoder, init = network.encoder, configuration.network.encoder.init
+    load_base(encoder, init, workspace.results, home.identity.pretrained_hash)
+    network.to(team.device)
     recipe = _recipe(configuration, run, options)
     return Trainer(
         network,
         build_optimizer(network, configuration.training.learning_rate),
         recipe,
-        _training_data(workspace, data, recipe, options.num_workers),
+        _training_data(workspace, data, recipe, options.num_workers, team.seat),
         home,
         observers=(
             EpochLog(run.epochs),
             MetricsFile(home.folder / METRICS_FILE),
             ProgressFigure(home.folder / PROGRESS_FILE),
         ),
+        team=team,
     )
+
+
+def _set_determinism(wanted: bool) -> None:
+    """Choose between the fastest kernels and those that give the same numbers each time.
+
+    On CUDA, sampling at displaced positions has no deterministic backward pass: torch then warns, and goes on.
+    """
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = not wanted  # all inputs have one shape
 
 
 def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOptions) -> Recipe:
@@ -240,21 +279,28 @@ def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOpt
         seed=run.seed,
         learning_rate=plans.learning_rate,
         learning_rate_power=plans.learning_rate_power,
+        learning_rate_warmup=plans.learning_rate_warmup,
         gradient_clip=plans.gradient_clip,
+        averaging_decay=plans.averaging_decay,
         consistency_warmup=plans.consistency_warmup,
+        consistency_interval=plans.consistency_interval,
         validate_every=options.validate_every,
         augmentation=plans.augmentation,
         objective=objective_settings(configuration),
     )
 
 
-def _training_data(workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None) -> TrainingData:
+def _training_data(
+    workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None, seat: Seat
+) -> TrainingData:
     source = CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
     settings = LoaderSettings(
         batch_size=workspace.configuration.training.batch_size,
         seed=recipe.seed,
         probability=recipe.augmentation.probability,
         workers=default_workers() if num_workers is None else num_workers,
+        rank=seat.rank,
+        ranks=seat.size,
     )
     return TrainingData(
         open_batches=functools.partial(open_batches, source, data.sampler, settings),
@@ -287,6 +333,7 @@ def _log_beginning(trainer: Trainer, data: FoldData) -> None:
     logger.info("device: %s (%s)", device, name)
     sizes = [parameter.numel() for parameter in trainer.network.parameters() if parameter.requires_grad]
     logger.info("network: %.2f million parameters to train", sum(sizes) / 1e6)
+    logger.info(describe_size(trainer.network, with_base=identity.pretrained_hash is None))
     logger.info("%d epochs of %d iterations, seed %d", run.epochs, run.iterations_per_epoch, run.seed)
     labelled = sum(data.annotated[case] for case in data.fold.train)
     logger.info("%d training cases, %d of them with labels, %s", len(data.fold.train), labelled, data.sampler.pairing)

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -60,23 +60,27 @@ def warmup_scale(iteration: int, total: int, fraction: float) -> float:
     return 1.0 if rising <= 0 else min(1.0, iteration / rising)
 
 
-def take_step(terms: Terms, parameters: Iterable[Tensor], optimizer: torch.optim.Optimizer, clip: float) -> StepOutcome:
+def take_step(
+    terms: Terms, optimizer: torch.optim.Optimizer, clip: float, mean: Callable[[Tensor], Tensor] | None = None
+) -> StepOutcome:
     """Go one step down the loss's gradient, clipped to norm `clip`; leave the weights alone where it is not finite.
 
     Args:
         terms: Loss with a graph, and its terms.
-        parameters: Parameters whose gradient is clipped.
-        optimizer: Holds the same parameters.
+        optimizer: Holds the parameters.
         clip: Largest norm of the gradient.
+        mean: Averages values over the processes that train together, so that all of them judge alike; None when
+            there is but one.
 
     Returns:
         What happened. All values come from the device in one transfer.
     """
     optimizer.zero_grad(set_to_none=True)
     terms.total.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = nn.utils.clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], clip)
     scalars = [terms.total.detach(), norm, *terms.terms.values()]
-    loss, gradient_norm, *values = torch.stack([scalar.float().to(norm.device) for scalar in scalars]).tolist()
+    measured = torch.stack([scalar.float().to(norm.device) for scalar in scalars])
+    loss, gradient_norm, *values = (measured if mean is None else mean(measured)).tolist()
     taken = math.isfinite(loss) and math.isfinite(gradient_norm)
     if taken:
         optimizer.step()

@@ -1,10 +1,13 @@
 """How far a run has come."""
 
+import math
 from dataclasses import dataclass, field
 
 from biasreg.training.observers import EpochRecord
 from biasreg.training.optimization import StepOutcome
 from biasreg.training.validation import ValidationResult
+
+SCORE_SMOOTHING = 0.7  # share of the former average in the new one; nnU-Net takes 0.9 over ten times as many epochs
 
 
 @dataclass
@@ -15,6 +18,8 @@ class Progress:
         iteration: Steps done.
         history: Finished epochs.
         best: Validation of the best epoch so far.
+        smoothed_score: Moving average of the validation scores, what the best epoch is chosen by; None before any.
+        best_score: The largest of these averages so far.
         sums: Sum of each loss term over the taken steps of the running epoch.
         taken: Steps of the running epoch that changed the weights.
         skipped: Its steps that were skipped because loss or gradient was not finite.
@@ -26,6 +31,8 @@ class Progress:
     iteration: int = 0
     history: list[EpochRecord] = field(default_factory=list)
     best: ValidationResult | None = None
+    smoothed_score: float | None = None
+    best_score: float | None = None
     sums: dict[str, float] = field(default_factory=dict)
     taken: int = 0
     skipped: int = 0
@@ -45,8 +52,17 @@ class Progress:
         for name, value in {"total": outcome.loss, **outcome.terms}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def close_epoch(self, learning_rate: float, validation: ValidationResult | None) -> None:
-        """Turn the running epoch into a record and begin the next."""
+    def close_epoch(self, learning_rate: float, validation: ValidationResult | None) -> bool:
+        """Turn the running epoch into a record and begin the next.
+
+        Args:
+            learning_rate: That of its last step.
+            validation: Its validation, if it had one.
+
+        Returns:
+            Whether the epoch is the best so far.
+        """
+        is_best = validation is not None and self._is_best(validation)
         folding = validation.folding_fraction if validation else None
         record = EpochRecord(
             epoch=len(self.history) + 1,
@@ -63,3 +79,16 @@ class Progress:
         )
         self.history.append(record)
         self.sums, self.taken, self.skipped, self.seconds, self.waiting = {}, 0, 0, 0.0, 0.0
+        return is_best
+
+    def _is_best(self, validation: ValidationResult) -> bool:
+        """Take a validation into the average; one that is not finite is no score, and leaves the average alone."""
+        score = validation.score
+        if not math.isfinite(score):
+            return False
+        known = score if self.smoothed_score is None else self.smoothed_score
+        self.smoothed_score = SCORE_SMOOTHING * known + (1 - SCORE_SMOOTHING) * score
+        if self.best_score is not None and self.smoothed_score <= self.best_score:
+            return False
+        self.best, self.best_score = validation, self.smoothed_score
+        return True

@@ -132,7 +132,7 @@ def _train(configuration: Configuration, device: torch.device) -> None:
     pairs = random_pairs(configuration.network, configuration.preprocessing.patch_size, plans.batch_size, device)
     for _ in range(WARM_STEPS):
         with autocast(device):
-            generator = torch.Generator().manual_seed(0)
-            terms = objective(network, pairs, settings, consistency_scale=1.0, generator=generator)
-        take_step(terms, list(network.parameters()), optimizer, plans.gradient_clip)
+            generators = [torch.Generator().manual_seed(0) for _ in range(plans.batch_size)]
+            terms = objective(network, pairs, settings, consistency_scale=1.0, generators=generators)
+        take_step(terms, optimizer, plans.gradient_clip)
         del terms

@@ -5,7 +5,7 @@ checkpoint holds; so a run that was interrupted and resumed goes the same way as
 """
 
 import logging
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -26,13 +26,16 @@ from biasreg.network.checkpoint import (
     Checkpoint,
     Identity,
     capture,
+    load_network_state,
     restore_random_states,
     save_checkpoint,
 )
 from biasreg.network.device import autocast
 from biasreg.planning.plans import AugmentationPlans
-from biasreg.training.augmentation import augment_pairs, step_generator
+from biasreg.training.augmentation import augment_pairs, pair_generator
+from biasreg.training.averaging import WeightAverage
 from biasreg.training.data import HostBatch, to_device
+from biasreg.training.distributed import ALONE, Team
 from biasreg.training.interruption import StopRequest, TrainingStoppedError, watch_signals
 from biasreg.training.observers import Observer
 from biasreg.training.optimization import (
@@ -62,8 +65,11 @@ class Recipe:
         seed: Seed of the augmentation and of what the objective samples.
         learning_rate: Start of the polynomial decay.
         learning_rate_power: Exponent of the polynomial decay.
+        learning_rate_warmup: Fraction of training over which the learning rate rises from 0.
         gradient_clip: Largest norm of the gradient.
+        averaging_decay: Decay of the moving average of the weights; 0 for none.
         consistency_warmup: Fraction of training over which the consistency weight rises from 0.
+        consistency_interval: Consistency is computed in every so many steps.
         validate_every: Validate after every so many epochs, and after the last.
         augmentation: Strength of the spatial augmentation.
         objective: Settings of the loss.
@@ -74,8 +80,11 @@ class Recipe:
     seed: int
     learning_rate: float
     learning_rate_power: float
+    learning_rate_warmup: float
     gradient_clip: float
+    averaging_decay: float
     consistency_warmup: float
+    consistency_interval: int
     validate_every: int
     augmentation: AugmentationPlans
     objective: ObjectiveSettings
@@ -84,6 +93,17 @@ class Recipe:
     def iterations(self) -> int:
         """Number of steps of the whole run."""
         return self.epochs * self.iterations_per_epoch
+
+    def learning_rate_at(self, index: int) -> float:
+        """Learning rate of the step that comes after `index` steps."""
+        decayed = polynomial_rate(index, self.iterations, self.learning_rate, self.learning_rate_power)
+        return decayed * warmup_scale(index + 1, self.iterations, self.learning_rate_warmup)
+
+    def consistency_scale_at(self, index: int) -> float:
+        """Factor of the consistency weight in that step; 0 where it is left out."""
+        if index % self.consistency_interval:
+            return 0.0
+        return warmup_scale(index, self.iterations, self.consistency_warmup)
 
 
 class TrainingData(NamedTuple):
@@ -119,10 +139,11 @@ class Trainer:
         recipe: How to train.
         data: What to learn from.
         home: Where checkpoints go.
-        observers: Told of every epoch.
+        observers: Told of every epoch, by the process that writes.
+        team: The processes that train together; None when there is but this one.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - what a run is made of; nothing of it belongs together more than the rest
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
@@ -130,6 +151,7 @@ class Trainer:
         data: TrainingData,
         home: Home,
         observers: Sequence[Observer] = (),
+        team: Team | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -139,6 +161,14 @@ class Trainer:
         self.observers = observers
         self.progress = Progress()
         self.device = next(network.parameters()).device
+        self.team = team or Team(ALONE, self.device)
+        self.average = WeightAverage(network, recipe.averaging_decay) if recipe.averaging_decay > 0 else None
+        self._replica = self.team.replicate(network)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network that is validated and that predicts: the averaged one, if there is one."""
+        return self.network if self.average is None else self.average.network
 
     @property
     def is_finished(self) -> bool:
@@ -149,8 +179,10 @@ class Trainer:
         """Go back to where a checkpoint was written."""
         if checkpoint.optimizer is None:
             raise TrainingError(f"a checkpoint without optimiser cannot be resumed · take {LATEST}, not {BEST}")
-        self.network.load_state_dict(checkpoint.network)
+        load_network_state(self.network, checkpoint.network)
         self.optimizer.load_state_dict(checkpoint.optimizer)
+        if self.average is not None and checkpoint.averaged is not None:
+            self.average.restore(checkpoint.averaged)
         self.progress = from_json(Progress, checkpoint.progress, where=f"{LATEST}: progress")
         restore_random_states(checkpoint)
 
@@ -166,22 +198,22 @@ class Trainer:
         self.network.train()
         with watch_signals() as stop, self.data.open_batches(self.progress.iteration) as batches:
             while not self.is_finished:
-                self._run_steps(batches, stop)
-                if not stop:
-                    self._end_epoch(stop)
-                if stop and not self.is_finished:
+                if not self._run_steps(batches, stop) or not self._end_epoch(stop):
                     self._leave(stop)
-        if self.progress.best is not None:
+        if self.progress.best is not None and self.team.writes:
             write_record(self.home.folder / VALIDATION_FILE, self.progress.best)
 
-    def _run_steps(self, batches: Iterator[HostBatch], stop: StopRequest) -> None:
-        """Do the steps that the running epoch still lacks."""
+    def _run_steps(self, batches: Iterator[HostBatch], stop: StopRequest) -> bool:
+        """Do the steps that the running epoch still lacks; tell whether all of them were done."""
         length, progress = self.recipe.iterations_per_epoch, self.progress
         epoch = len(progress.history)
         done = progress.iteration - epoch * length
         title = f"epoch {epoch + 1}/{self.recipe.epochs}"
-        with tqdm(total=length, initial=done, desc=title, unit="step", leave=False, disable=None) as bar:
-            while progress.iteration < (epoch + 1) * length and not stop:
+        silent = None if self.team.writes else True
+        with tqdm(total=length, initial=done, desc=title, unit="step", leave=False, disable=silent) as bar:
+            while progress.iteration < (epoch + 1) * length:
+                if self.team.any(bool(stop)):
+                    return False
                 started = time.perf_counter()
                 batch = next(batches)
                 progress.waiting += time.perf_counter() - started
@@ -193,89 +225,101 @@ class Trainer:
                 if not outcome.taken:
                     where = f"iteration {progress.iteration}, {_names(batch)}"
                     check_skipped(outcome, progress.skipped_in_a_row, where)
+        return True
 
     def _step(self, batch: HostBatch) -> StepOutcome:
         """Do the step that comes after `progress.iteration` steps."""
         recipe, index = self.recipe, self.progress.iteration
-        set_learning_rate(self.optimizer, self._learning_rate(index))
+        set_learning_rate(self.optimizer, recipe.learning_rate_at(index))
+        numbers = self._pair_numbers(index, len(batch.pairs))
         try:
             pairs = augment_pairs(
                 to_device(batch, self.device),
                 recipe.augmentation,
                 recipe.objective.spacing,
-                step_generator(recipe.seed, index, AUGMENTATION_STREAM),
+                [pair_generator(recipe.seed, number, AUGMENTATION_STREAM) for number in numbers],
             )
             with autocast(self.device):
                 terms = objective(
-                    self.network,
+                    self._replica,
                     pairs,
                     recipe.objective,
-                    consistency_scale=warmup_scale(index, recipe.iterations, recipe.consistency_warmup),
-                    generator=step_generator(recipe.seed, index, OBJECTIVE_STREAM),
+                    consistency_scale=recipe.consistency_scale_at(index),
+                    generators=[pair_generator(recipe.seed, number, OBJECTIVE_STREAM) for number in numbers],
                 )
-            return take_step(terms, list(self.network.parameters()), self.optimizer, recipe.gradient_clip)
+            outcome = take_step(terms, self.optimizer, recipe.gradient_clip, self.team.mean)
         except torch.cuda.OutOfMemoryError as error:
             raise TrainingError(
                 f"the memory of {self.device} does not hold a training step ({error}) · {_names(batch)}, shape "
                 f"{tuple(batch.moving.shape)} · free the device, or plan for less memory"
             ) from error
+        if outcome.taken and self.average is not None:
+            self.average.update(self.network, index)
+        return outcome
 
-    def _end_epoch(self, stop: StopRequest) -> None:
-        """Validate, save, and tell the observers; does nothing when a stop is asked for during validation."""
+    def _pair_numbers(self, index: int, count: int) -> range:
+        """Number the pairs of a step of this process, as `LoaderSettings.pair_numbers` does."""
+        first = (index * self.team.seat.size + self.team.seat.rank) * count
+        return range(first, first + count)
+
+    def _end_epoch(self, stop: StopRequest) -> bool:
+        """Validate, save, and tell the observers; False, and nothing, when a stop is asked for during validation."""
         progress, number = self.progress, len(self.progress.history) + 1
         started = time.perf_counter()
         result = None
         if number % self.recipe.validate_every == 0 or number == self.recipe.epochs:
             result = self._validate(number, stop)
-        if stop:
-            return
+            if result is None:
+                return False
         progress.seconds += time.perf_counter() - started
-        progress.close_epoch(self._learning_rate(progress.iteration - 1), result)
-        is_best = result is not None and result.score > (progress.best.score if progress.best else -math.inf)
-        if is_best:
-            progress.best = result
+        is_best = progress.close_epoch(self.recipe.learning_rate_at(progress.iteration - 1), result)
         # The best goes first: killed between the two, a resumed run repeats this epoch and writes both again.
         # Until an epoch has a usable score, the latest weights are as good as any.
         if is_best or progress.best is None:
             self._save_best()
         self._save()
         self._tell(lambda observer: observer.on_epoch_end(tuple(progress.history)))
+        return True
 
     def _validate(self, epoch: int, stop: StopRequest) -> ValidationResult | None:
         validation = self.data.validation
         scores = []
-        for score in validation.scores(self.network):
+        for score in validation.scores(self.evaluated, self.team.share(validation.pairs)):
             scores.append(score)
-            if stop:
+            if stop and self.team.is_alone:
                 return None
-        return ValidationResult(epoch, validation.held_out, tuple(scores))
+        scores_of_all = self.team.collect(scores)
+        return None if self.team.any(bool(stop)) else ValidationResult(epoch, validation.held_out, scores_of_all)
 
     def _leave(self, stop: StopRequest) -> None:
         """Save the state in the middle of an epoch and end the run."""
         self._save()
+        self.team.any(False)  # nobody leaves, and so ends the others, before it is written
+        by = stop.signal_name if stop else "a signal to another process"
         raise TrainingStoppedError(
-            stop.signal_number or 0,
-            f"stopped by {stop.signal_name} after {self.progress.iteration} of {self.recipe.iterations} iterations · "
+            stop.signal_number or signal.SIGTERM,
+            f"stopped by {by} after {self.progress.iteration} of {self.recipe.iterations} iterations · "
             f"the state is saved in {self.home.folder / LATEST} · resume with the same command and --c",
         )
 
     def _save(self) -> None:
-        checkpoint = capture(self.home.identity, to_json(self.progress), self.network, self.optimizer)
+        if not self.team.writes:
+            return
+        averaged = None if self.average is None else self.average.state()
+        checkpoint = capture(self.home.identity, to_json(self.progress), self.network, self.optimizer, averaged)
         save_checkpoint(self.home.folder / LATEST, checkpoint)
 
     def _save_best(self) -> None:
-        checkpoint = capture(self.home.identity, to_json(self.progress), self.network, None)
+        if not self.team.writes:
+            return
+        checkpoint = capture(self.home.identity, to_json(self.progress), self.evaluated, None)
         save_checkpoint(self.home.folder / BEST, checkpoint)
         if self.progress.best is not None:
             write_record(self.home.folder / VALIDATION_FILE, self.progress.best)
 
-    def _learning_rate(self, index: int) -> float:
-        recipe = self.recipe
-        return polynomial_rate(index, recipe.iterations, recipe.learning_rate, recipe.learning_rate_power)
-
     def _tell(self, call: Callable[[Observer], None]) -> None:
-        """Call the observers; a record that cannot be written is no reason to lose a training run."""
-        for observer in self.observers:
+        """Call the observers, if this process writes; a record that cannot be written is no reason to lose a run."""
+        for observer in self.observers if self.team.writes else ():
             try:
                 call(observer)
             except OSError as error:

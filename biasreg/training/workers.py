@@ -5,6 +5,7 @@ order.
 """
 
 import functools
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -25,6 +26,8 @@ from biasreg.core.errors import BiasregError, TrainingError
 from biasreg.core.parallel import die_with_parent
 from biasreg.training.data import CaseSource, HostBatch, LoaderSettings, make_batch
 from biasreg.training.sampling import PairSampler
+
+logger = logging.getLogger(__name__)
 
 CACHED_BATCHES_PER_WORKER = 2
 
@@ -54,26 +57,37 @@ def open_batches(
         start: Number of the first batch.
 
     Yields:
-        An iterator over batches.
+        An iterator over batches. Where the system lets fewer workers start than asked for, that is logged.
 
     Raises:
         TrainingError: From the iterator, if a batch cannot be made or a worker dies.
     """
     make = functools.partial(make_batch, source, sampler, settings)
-    if settings.workers == 0:
-        yield _checked(SingleThreadedAugmenter(_PairLoader(make, settings.batch_size, start, 1), None))
-        return
-    loader = _PairLoader(make, settings.batch_size, start, settings.workers)
-    augmenter = _Workers(loader, None, settings.workers, CACHED_BATCHES_PER_WORKER)
-    try:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of any fork beside threads. The workers use NumPy only, and wait for no lock of torch.
-            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-            augmenter.restart()
-        augmenter.watch()
-        yield _checked(augmenter)
-    finally:
-        augmenter._finish()
+    workers = settings.workers
+    while workers > 0:
+        augmenter = _Workers(
+            _PairLoader(make, settings.batch_size, start, workers), None, workers, CACHED_BATCHES_PER_WORKER
+        )
+        try:
+            augmenter.begin()
+            yield _checked(augmenter)
+            return
+        except _CannotStartError as error:
+            logger.warning(
+                "%d background workers that load data cannot be started (%s): /dev/shm or the number of processes is "
+                "too small · going on with %d",
+                workers,
+                error,
+                workers // 2,
+            )
+            workers //= 2
+        finally:
+            augmenter._finish()
+    yield _checked(SingleThreadedAugmenter(_PairLoader(make, settings.batch_size, start, 1), None))
+
+
+class _CannotStartError(Exception):
+    """The system does not let a background process start."""
 
 
 class _PairLoader(SlimDataLoaderBase):
@@ -115,6 +129,22 @@ class _Workers(MultiThreadedAugmenter):
     _processes: list[multiprocessing.Process]
     _queues: list[multiprocessing.Queue]
     pin_memory_thread: threading.Thread | None
+
+    def begin(self) -> None:
+        """Start the workers.
+
+        Raises:
+            _CannotStartError: If the system lacks what they need.
+        """
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of any fork beside threads. The workers use NumPy only, and wait for no lock of
+                # torch.
+                warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+                self.restart()
+        except OSError as error:
+            raise _CannotStartError(error) from error
+        self.watch()
 
     def watch(self) -> None:
         """Raise the alarm when a worker ends, even while a read waits for it."""

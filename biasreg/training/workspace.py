@@ -1,7 +1,7 @@
 """The folders of a training run: what it reads from the preprocessed data, and what its model folder holds."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,6 +12,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.paths import Roots, find_dataset
 from biasreg.core.serialization import atomic_write, file_hash, from_json, read_json, to_json, write_record
 from biasreg.inference.models import trained_folds
+from biasreg.planning.ablations import ablation_name, add_ablation, whole_name
 from biasreg.planning.consistency import check_configuration
 from biasreg.planning.fallback import fallbacks
 from biasreg.planning.files import (
@@ -89,6 +90,11 @@ class Workspace:
         )
 
     @property
+    def results(self) -> Path:
+        """Root of the results, which also holds pretrained weights."""
+        return self.model_folder.parents[1]
+
+    @property
     def coarser_grid(self) -> Regrid | None:
         """From the grid of the preprocessed cases to the coarser one that is trained on, where they differ."""
         both = (self.planned.preprocessing, self.configuration.preprocessing)
@@ -98,11 +104,9 @@ class Workspace:
     @property
     def remedy(self) -> str:
         """What makes the preprocessed cases anew, for messages."""
-        name = self.plans.plans_name
-        command = command_line("biasreg_preprocess", self.dataset, name)
-        if self.configuration_name == self.plans.default_configuration:
-            return f"run `{command}`"
-        return f"run `{command} -c {self.configuration_name}`"
+        command = command_line("biasreg_preprocess", self.dataset, self.plans.plans_name)
+        name = whole_name(self.configuration_name)
+        return f"run `{command}`" if name == self.plans.default_configuration else f"run `{command} -c {name}`"
 
     def fold_folder(self, fold: FoldName) -> Path:
         """Folder of a fold's results."""
@@ -127,7 +131,9 @@ class FoldData(NamedTuple):
     held_out: HeldOut
 
 
-def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: str | None) -> Workspace:
+def open_workspace(
+    roots: Roots, dataset: str, plans_name: str, configuration: str | None, ablate: Sequence[str] = ()
+) -> Workspace:
     """Find the preprocessed data of a dataset and check that they belong to its plans.
 
     Args:
@@ -135,11 +141,13 @@ def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: s
         dataset: Dataset id or name.
         plans_name: Name of the plans.
         configuration: Name of the configuration; None for the plans' default.
+        ablate: Parts of the method to go without; the model then has a folder of its own.
 
     Returns:
         The workspace. Nothing is written.
 
     Raises:
+        InputError: If a part to go without is not known, or not there.
         DatasetError: If there are no preprocessed data.
         PlansError: If plans or configuration are missing, or the cases were made with other plans.
     """
@@ -149,13 +157,16 @@ def open_workspace(roots: Roots, dataset: str, plans_name: str, configuration: s
         command = command_line("biasreg_plan_and_preprocess", dataset, plans_name)
         raise DatasetError(f"{error} · it is not preprocessed; run `{command}`") from error
     plans = read_dataset_plans(folder, plans_name, dataset)
-    name = configuration or plans.default_configuration
+    name = whole = configuration or plans.default_configuration
+    configuration_of(plans, whole, folder)
+    if ablate:
+        plans, name = add_ablation(plans, whole, ablate), ablation_name(whole, ablate)
     check_configuration(name, configuration_of(plans, name, folder))
     workspace = Workspace(
         dataset_folder=folder,
         plans=plans,
         configuration_name=name,
-        cases_folder=configuration_folder(folder, plans_name, name),
+        cases_folder=configuration_folder(folder, plans_name, whole),
         model_folder=roots.results / plans.dataset_name / f"{plans_name}__{name}",
         dataset=dataset,
     )
@@ -205,7 +216,8 @@ def read_fold_data(workspace: Workspace, fold: FoldName) -> FoldData:
     subjects = {name: record.subject for name, record in records.items()}
     _check_leakage(cases, subjects, workspace.dataset_folder / SPLITS_FILE)
     pairing, listed = workspace.plans.pairing, _read_listed_pairs(workspace)
-    sampler = PairSampler({name: subjects[name] for name in cases.train}, pairing, listed)
+    shown = {name: records[name].label_presence for name in cases.train}
+    sampler = PairSampler({name: subjects[name] for name in cases.train}, pairing, listed, shown)
     validation, held_out = choose_validation(
         cases,
         lambda names: PairSampler({name: subjects[name] for name in names}, pairing, listed),

@@ -53,7 +53,7 @@ def make_batch() -> PairBatch:
 
 def gradients(network) -> dict[str, torch.Tensor | None]:
     result = objective(
-        network, make_batch(), SETTINGS, consistency_scale=1.0, generator=torch.Generator().manual_seed(0)
+        network, make_batch(), SETTINGS, consistency_scale=1.0, generators=[torch.Generator().manual_seed(0)]
     )
     assert all(value > 0 for name, value in result.terms.items() if name != "consistency")
     result.total.backward()
@@ -86,7 +86,9 @@ def test_both_decoders_learn_from_registration_alone():
     batch = make_batch()
     none = torch.zeros(1, dtype=torch.bool)
     unlabelled = batch._replace(moving_annotated=none, fixed_annotated=none)
-    result = objective(network, unlabelled, SETTINGS, consistency_scale=1.0, generator=torch.Generator().manual_seed(0))
+    result = objective(
+        network, unlabelled, SETTINGS, consistency_scale=1.0, generators=[torch.Generator().manual_seed(0)]
+    )
     assert result.terms["overlap"] == result.terms["segmentation"] == result.terms["consistency"] == 0
     result.total.backward()
     for decoder in (network.decoder.semantic, network.decoder.intensity):

@@ -5,13 +5,21 @@ import numpy as np
 import pytest
 import torch
 
-from biasreg.core.errors import CheckpointError, ImageError, PlansError, PredictionError
+from biasreg.core.errors import CheckpointError, ImageError, PlansError, PredictionError, WeightsError
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import Image, write_image
 from biasreg.core.serialization import file_hash
 from biasreg.evaluation.metrics import dice_per_label, sample_displacement
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predictor import Predictor
+from biasreg.network.build import build_network
+from biasreg.network.checkpoint import Identity, RunSettings, capture, load_checkpoint, save_checkpoint
+from biasreg.network.encoder import SwinEncoder
+from biasreg.network.install_pretrained import install_pretrained
+from biasreg.network.lora import LoraLinear
+from biasreg.network.pretrained import load_base
+from biasreg.planning.plans import EncoderPlans, LoraPlans
+from biasreg.planning.voco import VOCO_ENCODERS, VocoEncoder, installed_hash
 from biasreg.preprocessing.frames import FrameSource
 from biasreg.preprocessing.prealign import foreground_center, translation
 from biasreg.preprocessing.preprocess import canonical_grid
@@ -265,6 +273,73 @@ def test_a_network_gone_astray_is_refused(configuration, make_network, make_grid
     predictor = predictor_of(configuration, make_network(configuration, (np.nan, 0, 0)))
     with pytest.raises(PredictionError, match="not finite in 100 % of the voxels"):
         predictor.register([image], [image])
+
+
+@pytest.fixture
+def adapted(configuration, tmp_path, monkeypatch):
+    """A configuration with a tiny VoCo-B, adapted; its weights are installed."""
+    monkeypatch.setitem(VOCO_ENCODERS, "voco_b", VocoEncoder("VoCo-B", "VoCo_B_SSL_head.pt", 4, (2,), (2,), 2))
+    torch.manual_seed(3)
+    torch.save(SwinEncoder(1, 4, (2,), (2,), 2).state_dict(), tmp_path / "voco.pt")
+    install_pretrained(str(tmp_path / "voco.pt"), tmp_path / "results")
+    encoder = EncoderPlans("swin", "voco_b", "lora", LoraPlans(2, 4.0, mlp=True), 4, (2,), (2,), 2, ((2, 2, 2),) * 2)
+    return replace(configuration, network=replace(configuration.network, encoder=encoder))
+
+
+def trained_adapted(configuration, results):
+    """Build an adapted network on the installed weights, whose adapters and outputs are not zero."""
+    network = smoothly_deforming(build_network(configuration.network))
+    load_base(network.encoder, "voco_b", results)
+    for name, parameter in network.named_parameters():
+        if name.endswith("lora_up"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_an_adapted_model_predicts_with_the_installed_base_as_the_trained_network_does(
+    adapted, write_model, make_grid, draw_anatomy, tmp_path, averaged
+):
+    results = tmp_path / "results"
+    folder, network = write_model(adapted), trained_adapted(adapted, results)
+    trained = {name: each.detach().clone() for name, each in network.named_parameters() if each.requires_grad}
+    if averaged:  # the weights themselves are others
+        for parameter in network.parameters():
+            parameter.data.add_(0.05 * parameter.requires_grad)
+    run = RunSettings(0, 1, 1, 0, "cases")
+    identity = Identity("Dataset901_Blobs", "tiny", "main", adapted, None, run, installed_hash(results, "voco_b"))
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    save_checkpoint(path, capture(identity, {}, network, None, trained if averaged else None))
+    assert not any("qkv.weight" in name for name in load_checkpoint(path).network)
+
+    predictor = Predictor.from_model(find_model(results, ModelRequest()), CPU)
+    assert not any(isinstance(module, LoraLinear) for module in predictor.networks[0].modules())
+    images = [[draw_anatomy(make_grid(name), (0, 0, 0))[0]] for name in ("RAS", "oblique")]
+    found = predictor.register(*images).displacement
+    for state, is_right in ((trained, True), ({name: 0 * each for name, each in trained.items()}, False)):
+        adapters = {name: each for name, each in state.items() if "lora" in name}
+        network.load_state_dict({**network.state_dict(), **trained, **adapters})
+        expected = predictor_of(adapted, network).register(*images).displacement
+        error = np.abs(found - expected).max()
+        assert error < 5e-3 if is_right else error > 0.05  # fields are rounded to 2 or 4 µm
+
+
+def test_a_model_whose_base_is_not_installed_or_another_names_what_to_install(adapted, write_model, tmp_path):
+    results = tmp_path / "results"
+    folder, network = write_model(adapted), trained_adapted(adapted, results)
+    run = RunSettings(0, 1, 1, 0, "cases")
+    identity = Identity("Dataset901_Blobs", "tiny", "main", adapted, None, run, installed_hash(results, "voco_b"))
+    path = folder / "fold_0" / "checkpoint_best.pth"
+    model = find_model(results, ModelRequest())
+    save_checkpoint(path, capture(replace(identity, pretrained_hash="b" * 64), {}, network, None))
+    with pytest.raises(
+        WeightsError, match=r"other weights of VoCo-B are installed .*trained with \(hash bbbbbbbbbbbb\)"
+    ):
+        Predictor.from_model(model, CPU)
+    save_checkpoint(path, capture(identity, {}, network, None))
+    (results / "pretrained" / "voco_b.pth").unlink()
+    with pytest.raises(WeightsError, match=r"VoCo-B are not installed: no .*voco_b\.pth · run `biasreg_install_pretr"):
+        Predictor.from_model(model, CPU)
 
 
 def test_each_stage_is_timed(configuration, make_network, make_grid, draw_anatomy):

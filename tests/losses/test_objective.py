@@ -53,7 +53,8 @@ def make_batch(*, batch=2, channels=1, seed=0):
 
 
 def run(network, batch, settings=SETTINGS, *, scale=1.0, seed=0):
-    return objective(network, batch, settings, consistency_scale=scale, generator=torch.Generator().manual_seed(seed))
+    generators = [torch.Generator().manual_seed(seed + index) for index in range(len(batch.moving))]
+    return objective(network, batch, settings, consistency_scale=scale, generators=generators)
 
 
 def test_the_total_is_the_weighted_sum_of_the_named_terms():
@@ -146,21 +147,40 @@ def test_labels_missing_in_one_image_do_not_enter_the_overlap():
     )
 
 
-def test_a_case_without_annotation_does_not_enter_the_overlap():
+def test_a_case_without_annotation_adds_nothing_to_the_overlap():
     batch = make_batch()
     annotated = torch.tensor([True, False])
     first = PairBatch(*(entry[:1] for entry in batch))
     torch.testing.assert_close(
         run(TinyNetwork(), batch._replace(moving_annotated=annotated), scale=0.0).terms["overlap"],
-        run(TinyNetwork(), first, scale=0.0).terms["overlap"],
+        run(TinyNetwork(), first, scale=0.0).terms["overlap"] / 2,
     )
+
+
+def test_the_objective_of_a_batch_is_the_mean_of_that_of_its_pairs():
+    batch = make_batch(batch=3)
+    together = run(TinyNetwork(), batch, seed=5)
+    single = [
+        run(TinyNetwork(), PairBatch(*(entry[index : index + 1] for entry in batch)), seed=5 + index)
+        for index in range(3)
+    ]
+    torch.testing.assert_close(together.total, torch.stack([each.total for each in single]).mean())
+    for name, value in together.terms.items():
+        torch.testing.assert_close(value, torch.stack([each.terms[name] for each in single]).mean())
+
+
+def test_each_pair_needs_a_generator_of_its_own():
+    with pytest.raises(ValueError, match="1 generators for 2 pairs"):
+        objective(TinyNetwork(), make_batch(), SETTINGS, consistency_scale=1.0, generators=[torch.Generator()])
 
 
 def test_the_generator_chooses_the_labels_of_the_overlap():
     settings = replace(SETTINGS, labels_per_step=1)
-    overlaps = [run(TinyNetwork(), make_batch(), settings, scale=0.0, seed=seed).terms["overlap"] for seed in range(12)]
+    overlaps = [
+        run(TinyNetwork(), make_batch(batch=1), settings, scale=0.0, seed=seed).terms["overlap"] for seed in range(12)
+    ]
     assert len({round(value.item(), 6) for value in overlaps}) == NUM_LABELS - 1
-    again = run(TinyNetwork(), make_batch(), settings, scale=0.0, seed=0).terms["overlap"]
+    again = run(TinyNetwork(), make_batch(batch=1), settings, scale=0.0, seed=0).terms["overlap"]
     assert again == overlaps[0]
 
 

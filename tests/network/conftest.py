@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from biasreg.planning.plans import EncoderPlans, NetworkPlans
+from biasreg.network.encoder import SwinEncoder
+from biasreg.planning.plans import EncoderPlans, LoraPlans, NetworkPlans
+from biasreg.planning.voco import VOCO_ENCODERS, VocoEncoder
 
 HEADS = (2, 4, 8, 16)
 
@@ -48,5 +50,38 @@ def make_plans() -> Callable[..., NetworkPlans]:
             checkpointing=False,
         )
         return replace(plans, **changes)
+
+    return make
+
+
+TINY_VOCO = VocoEncoder("VoCo-B", "VoCo_B_SSL_head.pt", 4, (2, 2), (2, 4), 2)
+
+
+@pytest.fixture
+def tiny_voco(monkeypatch: pytest.MonkeyPatch) -> VocoEncoder:
+    """Let VoCo-B be a tiny encoder."""
+    monkeypatch.setitem(VOCO_ENCODERS, "voco_b", TINY_VOCO)
+    return TINY_VOCO
+
+
+@pytest.fixture
+def make_encoder(tiny_voco: VocoEncoder) -> Callable[..., SwinEncoder]:
+    """Give a function that makes a tiny VoCo encoder."""
+
+    def make(in_channels: int = 1) -> SwinEncoder:
+        return SwinEncoder(in_channels, tiny_voco.feature_size, tiny_voco.depths, tiny_voco.heads, 2)
+
+    return make
+
+
+@pytest.fixture
+def make_voco_plans(make_plans: Callable[..., NetworkPlans], tiny_voco: VocoEncoder) -> Callable[..., NetworkPlans]:
+    """Give a function that makes plans with a tiny VoCo encoder."""
+
+    def make(tuning: str = "lora", *, mlp: bool = True, **changes: Any) -> NetworkPlans:
+        plans = make_plans(2, "swin", **changes)
+        lora = LoraPlans(2, 4.0, mlp) if tuning == "lora" else None
+        encoder = replace(plans.encoder, init="voco_b", tuning=tuning, lora=lora)  # type: ignore[arg-type]
+        return replace(plans, encoder=encoder)
 
     return make

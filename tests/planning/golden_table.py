@@ -15,6 +15,7 @@ TARGETS = {
     "8 GiB": Target("cuda", 8.0),
     "24 GiB": Target("cuda", 24.0),
     "80 GiB": Target("cuda", 80.0),
+    "80 GiB, VoCo-B": Target("cuda", 80.0, installed=("voco_b",)),
 }
 SHARED = ("modality", "normalization", "similarity", "supervision", "prealignment", "crop", "displacement")
 OWN = ("spacing", "patch_size", "encoder", "levels", "memory")

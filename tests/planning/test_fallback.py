@@ -39,6 +39,16 @@ def test_things_are_given_up_in_the_documented_order():
     assert len(steps) == 10
 
 
+def test_a_pretrained_encoder_keeps_its_width():
+    configuration = planned("brain MR, OASIS", Target("cuda", 80.0, installed=("voco_b",)))
+    assert configuration.network.encoder.init == "voco_b"
+    steps = list(fallbacks(configuration))
+    assert {smaller.configuration.network.encoder for smaller in steps} == {configuration.network.encoder}
+    assert steps[-1].step.startswith("voxels of")
+    for smaller in steps:
+        check_configuration("fallback", smaller.configuration)
+
+
 def test_coarser_voxels_cover_the_same_field_of_view():
     configuration = planned("cardiac MR, short axis", Target("cuda", 24.0))
     *_, last = fallbacks(configuration)

@@ -3,6 +3,7 @@ import pytest
 from biasreg.core.dataset_json import PairNames
 from biasreg.planning import network_rules
 from biasreg.planning.grid_rules import Layout
+from biasreg.planning.voco import VOCO_ENCODERS
 
 ISOTROPIC = Layout((64, 64, 64), ((2, 2, 2),) * 4)
 FLAT = Layout((128, 128, 16), ((2, 2, 1), (2, 2, 1), (2, 2, 2)))
@@ -19,13 +20,10 @@ def test_recomputing_gives_way_first_then_width():
     assert {effort.width for effort in network_rules.efforts("cpu")} == {network_rules.CPU_WIDTH}
 
 
-def test_the_encoder_is_vocos_where_all_axes_are_halved_alike_and_residual_elsewhere():
-    swin = network_rules.choose_encoder(network_rules.PAPER_WIDTH, ISOTROPIC)
-    assert (swin.value.family, swin.value.depths, swin.value.heads) == ("swin", (2, 2, 2), (3, 6, 12))
-    assert swin.value.strides == ISOTROPIC.strides
-    residual = network_rules.choose_encoder(network_rules.CPU_WIDTH, FLAT)
-    assert (residual.value.family, residual.value.feature_size) == ("residual", 12)
-    assert "cannot halve" in residual.why
+def test_a_pretrained_encoder_keeps_its_width_whatever_the_device_holds():
+    efforts = network_rules.efforts("cuda", VOCO_ENCODERS["voco_l"])
+    assert [(effort.width.feature_size, effort.checkpointing) for effort in efforts] == [(96, False), (96, True)]
+    assert efforts[0].width.decoder_channels == network_rules.PAPER_WIDTH.decoder_channels
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import read_image, write_image
 from biasreg.core.serialization import read_json, write_json
+from biasreg.planning.voco import weights_path
 from biasreg.preprocessing import prepare
 from biasreg.preprocessing.prepare import PrepareOptions, extract_fingerprint, plan_and_preprocess, preprocess
 
@@ -318,3 +319,18 @@ def test_plans_that_cannot_be_read_are_made_anew_with_a_copy_of_the_old(roots, r
     assert prepare.plan_experiment(roots, "700", OPTIONS) == plans
     assert "nothing is taken over from them" in caplog.text
     assert (folder / "biasregPlans.json.bak").read_text() == '{"schema_version": 1}'
+
+
+def test_encoders_are_looked_for_in_the_root_of_the_results(roots, raw_dataset, monkeypatch):
+    raw_dataset()
+    extract_fingerprint(roots, "700", OPTIONS)
+    gpu = replace(OPTIONS, device="cuda", memory_gib=24.0, encoder="voco_b")
+    with pytest.raises(PlansError, match="voco_b, but its weights are not installed"):
+        prepare.plan_experiment(roots, "700", gpu)
+    path = weights_path(roots.results, "voco_b")
+    path.parent.mkdir(parents=True)
+    path.touch()
+    path.with_suffix(".json").touch()
+    with pytest.raises(PlansError, match="voco_b, but a Swin encoder halves all axes at once"):  # the images are thin
+        prepare.plan_experiment(roots, "700", gpu)
+    assert not (roots.preprocessed / "Dataset700_Blobs" / "biasregPlans.json").exists()

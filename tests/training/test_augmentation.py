@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from biasreg.losses.objective import PairBatch
 from biasreg.planning.plans import AugmentationPlans
-from biasreg.training.augmentation import affine_coordinates, augment_pairs, random_affine, step_generator
+from biasreg.training.augmentation import affine_coordinates, augment_pairs, pair_generator, random_affine
 
 CPU = torch.device("cpu")
 SPACING = (1.0, 2.0, 4.0)
@@ -37,7 +37,7 @@ def test_translation_is_counted_in_mm():
 
 
 def test_rotation_keeps_distances_in_mm_and_the_centre():
-    matrix = random_affine(30.0, 0.0, 0.0, step_generator(0, 0))
+    matrix = random_affine(30.0, 0.0, 0.0, pair_generator(0, 0))
     shape = (5, 7, 9)
     coordinates = affine_coordinates(matrix[None], shape, SPACING, CPU)[0].double().numpy()
     centre = (np.array(shape) - 1) / 2
@@ -50,21 +50,21 @@ def test_rotation_keeps_distances_in_mm_and_the_centre():
 
 def test_random_affine_is_a_rotation_of_bounded_angle_times_a_bounded_scaling():
     for index in range(20):
-        matrix = random_affine(10.0, 0.1, 3.0, step_generator(1, index)).numpy()
+        matrix = random_affine(10.0, 0.1, 3.0, pair_generator(1, index)).numpy()
         singular = np.linalg.svd(matrix[:3, :3], compute_uv=False)
         assert (singular >= 0.9 - 1e-9).all()
         assert (singular <= 1.1 + 1e-9).all()
         assert np.linalg.det(matrix[:3, :3]) > 0
         assert (abs(matrix[:3, 3]) <= 3.0).all()
-        rotation = random_affine(10.0, 0.0, 0.0, step_generator(1, index)).numpy()[:3, :3]
+        rotation = random_affine(10.0, 0.0, 0.0, pair_generator(1, index)).numpy()[:3, :3]
         assert math.degrees(math.acos(min(1.0, (np.trace(rotation) - 1) / 2))) <= 10 * math.sqrt(3) + 0.5
 
 
 def test_images_and_labels_move_as_scipy_moves_them():
     batch = make_pair()
     plans = AugmentationPlans(15.0, 0.1, 0.0, 0.0, 0.0, 1.0)
-    result = augment_pairs(batch, plans, SPACING, step_generator(3, 0))
-    generator = step_generator(3, 0)
+    result = augment_pairs(batch, plans, SPACING, [pair_generator(3, 0)])
+    generator = pair_generator(3, 0)
     torch.rand(1, generator=generator)  # the draw of whether to augment
     matrix = random_affine(15.0, 0.1, 0.0, generator)
     at = affine_coordinates(matrix[None], (12, 10, 8), SPACING, CPU)[0].numpy()
@@ -76,31 +76,31 @@ def test_images_and_labels_move_as_scipy_moves_them():
 
 def test_the_shared_map_moves_both_images_alike_and_the_single_maps_do_not():
     batch = make_pair()
-    shared = augment_pairs(batch, AugmentationPlans(15.0, 0.1, 0.0, 0.0, 0.0, 1.0), SPACING, step_generator(0, 1))
+    shared = augment_pairs(batch, AugmentationPlans(15.0, 0.1, 0.0, 0.0, 0.0, 1.0), SPACING, [pair_generator(0, 1)])
     assert torch.equal(shared.moving, shared.fixed)
     assert torch.equal(shared.moving_labels, shared.fixed_labels)
     assert not torch.equal(shared.moving, batch.moving)
-    single = augment_pairs(batch, AugmentationPlans(0.0, 0.0, 5.0, 0.05, 2.0, 1.0), SPACING, step_generator(0, 1))
+    single = augment_pairs(batch, AugmentationPlans(0.0, 0.0, 5.0, 0.05, 2.0, 1.0), SPACING, [pair_generator(0, 1)])
     assert not torch.equal(single.moving, single.fixed)
 
 
 def test_augmentation_depends_on_seed_and_step_alone():
     batch = make_pair()
-    first = augment_pairs(batch, ALWAYS, SPACING, step_generator(7, 5))
+    first = augment_pairs(batch, ALWAYS, SPACING, [pair_generator(7, 5)])
     torch.rand(3)
-    assert torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, step_generator(7, 5)).moving)
-    assert not torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, step_generator(7, 6)).moving)
-    assert not torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, step_generator(8, 5)).moving)
+    assert torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, [pair_generator(7, 5)]).moving)
+    assert not torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, [pair_generator(7, 6)]).moving)
+    assert not torch.equal(first.moving, augment_pairs(batch, ALWAYS, SPACING, [pair_generator(8, 5)]).moving)
 
 
 def test_nothing_is_resampled_at_probability_zero():
     batch = make_pair()
     never = AugmentationPlans(20.0, 0.2, 3.0, 0.03, 2.0, 0.0)
-    assert augment_pairs(batch, never, SPACING, step_generator(0, 0)) is batch
+    assert augment_pairs(batch, never, SPACING, [pair_generator(0, 0)]) is batch
 
 
 def test_labels_stay_integer_and_known_and_annotation_is_kept():
-    result = augment_pairs(make_pair(), ALWAYS, SPACING, step_generator(2, 2))
+    result = augment_pairs(make_pair(), ALWAYS, SPACING, [pair_generator(2, 2)])
     assert result.moving_labels.dtype == torch.int64
     assert set(result.moving_labels.unique().tolist()) <= {0, 1, 2, 3}
     assert result.moving_annotated.tolist() == [True]
@@ -109,6 +109,6 @@ def test_labels_stay_integer_and_known_and_annotation_is_kept():
 
 def test_a_mask_is_zero_where_the_augmented_image_has_no_values():
     pair = make_pair()
-    shifted = augment_pairs(pair, AugmentationPlans(0.0, 0.0, 0.0, 0.0, 6.0, 1.0), SPACING, step_generator(0, 0))
+    shifted = augment_pairs(pair, AugmentationPlans(0.0, 0.0, 0.0, 0.0, 6.0, 1.0), SPACING, [pair_generator(0, 0)])
     assert shifted.moving_mask.min() == 0
     assert shifted.moving_mask.max() == pytest.approx(1)

@@ -51,6 +51,7 @@ def assert_same_run(ours, theirs):
     assert history(ours) == history(theirs)
     first, second = load_checkpoint(ours / LATEST), load_checkpoint(theirs / LATEST)
     torch.testing.assert_close(first.network, second.network, rtol=0, atol=0)
+    torch.testing.assert_close(first.averaged, second.averaged, rtol=0, atol=0)
     torch.testing.assert_close(first.optimizer, second.optimizer, rtol=0, atol=0)
 
 

@@ -45,7 +45,7 @@ def test_only_trained_parameters_are_optimised():
 def test_a_step_goes_down_the_gradient_and_reports_the_unclipped_norm():
     weight = nn.Parameter(torch.tensor([3.0, 4.0]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
-    outcome = take_step(make_terms((weight**2).sum()), [weight], optimizer, clip=1.0)
+    outcome = take_step(make_terms((weight**2).sum()), optimizer, clip=1.0)
     assert outcome.taken
     assert outcome.loss == 25.0
     assert outcome.terms == {"similarity": 25.0}
@@ -57,7 +57,7 @@ def test_a_step_goes_down_the_gradient_and_reports_the_unclipped_norm():
 def test_a_step_without_finite_loss_leaves_weights_and_optimiser_alone(factor):
     weight = nn.Parameter(torch.tensor([3.0]))
     optimizer = build_optimizer(nn.ParameterList([weight]), 0.1)
-    outcome = take_step(make_terms((weight * factor).sum()), [weight], optimizer, clip=1.0)
+    outcome = take_step(make_terms((weight * factor).sum()), optimizer, clip=1.0)
     assert not outcome.taken
     assert weight.item() == 3.0
     assert not optimizer.state
@@ -65,7 +65,7 @@ def test_a_step_without_finite_loss_leaves_weights_and_optimiser_alone(factor):
 
 def test_a_finite_loss_with_infinite_gradient_is_skipped():
     weight = nn.Parameter(torch.tensor([0.0]))
-    outcome = take_step(make_terms(weight.sqrt().sum()), [weight], torch.optim.SGD([weight], lr=1.0), clip=1.0)
+    outcome = take_step(make_terms(weight.sqrt().sum()), torch.optim.SGD([weight], lr=1.0), clip=1.0)
     assert not outcome.taken
     assert weight.item() == 0.0
 

@@ -38,3 +38,28 @@ def test_an_epoch_without_any_step_taken_is_still_strict_json():
     progress.count(StepOutcome(False, math.nan, math.nan, {}))
     progress.close_epoch(1e-4, None)
     assert to_json(progress)["history"][0]["losses"] == {}
+
+
+def scored(score):
+    return ValidationResult(1, "both", (PairScore("a", "b", 0.5, score, 0.0, 0.25),))
+
+
+def test_the_best_epoch_is_that_of_the_best_moving_average():
+    progress = Progress()
+    assert [progress.close_epoch(1e-4, scored(score)) for score in (0.5, 0.9, 0.5, 0.72, 0.8)] == [
+        True,
+        True,
+        False,
+        True,  # the average rises although this epoch is worse than the second: that one was luck
+        True,
+    ]
+    assert progress.best.dice_after == 0.8
+    assert progress.smoothed_score == progress.best_score
+
+
+def test_epochs_without_a_usable_score_are_never_the_best():
+    progress = Progress()
+    nonsense = ValidationResult(1, "both", (PairScore("a", "b", 0.5, 0.9, 0.0, None),))
+    assert not progress.close_epoch(1e-4, None)
+    assert not progress.close_epoch(1e-4, nonsense)
+    assert (progress.best, progress.smoothed_score) == (None, None)

@@ -38,6 +38,33 @@ def test_both_directions_are_drawn(pairing):
     assert {(fixed, moving) for moving, fixed in pairs} == pairs
 
 
+def test_subjects_are_drawn_alike_however_many_cases_they_have():
+    counts = Counter(SUBJECTS[case] for pair in draws(PairSampler(SUBJECTS, "inter-subject"), 3000) for case in pair)
+    assert {subject: round(count / 6000, 1) for subject, count in counts.items()} == {"a": 0.3, "b": 0.3, "c": 0.3}
+
+
+@pytest.mark.parametrize("pairing", ["inter-subject", "intra-subject"])
+def test_a_label_that_few_cases_show_is_drawn_as_often_as_the_others(pairing):
+    subjects = {f"case{index:02}": str(index // 2) for index in range(40)}
+    shown = {case: (1,) for case in subjects} | {"case00": (1, 2), "case01": (1, 2), "case02": (1, 2)}
+    plain = draws(PairSampler(subjects, pairing), 2000)
+    balanced = draws(PairSampler(subjects, pairing, shown=shown), 2000)
+    rare, before = (sum(all(2 in shown[case] for case in pair) for pair in pairs) / 2000 for pairs in (balanced, plain))
+    assert before < 0.06
+    assert rare == pytest.approx(0.25, abs=0.06)
+    assert {(fixed, moving) for moving, fixed in balanced if 2 in shown[moving] and 2 in shown[fixed]} <= set(balanced)
+    assert {case for pair in balanced for case in pair} == set(subjects)
+
+
+def test_labels_that_all_cases_show_or_that_make_no_pair_change_nothing():
+    plain = draws(PairSampler(SUBJECTS, "inter-subject"))
+    assert draws(PairSampler(SUBJECTS, "inter-subject", shown={case: (1, 2) for case in SUBJECTS})) == plain
+    lonely = {case: (1,) for case in SUBJECTS} | {"b1": (1, 2)}
+    assert set(draws(PairSampler(SUBJECTS, "inter-subject", shown=lonely), 2000)) == set(
+        draws(PairSampler(SUBJECTS, "inter-subject"), 2000)
+    )
+
+
 @pytest.mark.parametrize(
     ("subjects", "pairing"),
     [({"a1": "a", "a2": "a"}, "inter-subject"), ({"a": "a", "b": "b"}, "intra-subject"), (SUBJECTS, "listed")],

@@ -30,7 +30,21 @@ def make_trainer(write_dataset, configuration, tmp_path):
 
     def make(folder="fold_0", open_stream=None, observers=(), **changes):
         settings = ObjectiveSettings("lncc", 5, plans.weights, configuration.preprocessing.spacing, 3, 2)
-        recipe = Recipe(EPOCHS, ITERATIONS, 0, 1e-3, 0.9, 12.0, 0.1, 1, plans.augmentation, settings)
+        recipe = Recipe(
+            epochs=EPOCHS,
+            iterations_per_epoch=ITERATIONS,
+            seed=0,
+            learning_rate=1e-3,
+            learning_rate_power=0.9,
+            learning_rate_warmup=0.0,
+            gradient_clip=12.0,
+            averaging_decay=0.9,
+            consistency_warmup=0.1,
+            consistency_interval=1,
+            validate_every=1,
+            augmentation=plans.augmentation,
+            objective=settings,
+        )
         recipe = replace(recipe, **changes)
         loader = LoaderSettings(1, 0, 0.5, 0)
         torch.manual_seed(0)

@@ -133,3 +133,22 @@ def is_running(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.parametrize(("allowed", "notices"), [(2, ["going on with 2"]), (0, ["with 2", "with 1", "with 0"])])
+def test_where_fewer_workers_can_start_training_goes_on_with_fewer(
+    source, sampler, monkeypatch, caplog, allowed, notices
+):
+    restart = multi_threaded_augmenter.MultiThreadedAugmenter._start
+
+    def limited(self):
+        if self.num_processes > allowed:
+            raise OSError(28, "No space left on device")
+        restart(self)
+
+    monkeypatch.setattr(multi_threaded_augmenter.MultiThreadedAugmenter, "_start", limited)
+    for ours, theirs in zip(take(source, sampler, 3, workers=4), take(source, sampler, 3, workers=0), strict=True):
+        assert_same(ours, theirs)
+    said = [record.getMessage() for record in caplog.records]
+    assert [notice in message for notice, message in zip(notices, said, strict=True)] == [True] * len(notices)
+    assert multiprocessing.active_children() == []

@@ -1,0 +1,63 @@
+"""What the processes of a team do in the tests; spawned processes import it by this name."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from biasreg.core.paths import Roots
+from biasreg.training.distributed import Seat, join_team
+from biasreg.training.fold import TrainingOptions, train_fold
+
+CPU = torch.device("cpu")
+
+
+def train(seat: Seat, roots: Roots, options: TrainingOptions) -> int:
+    """Train in a process of a team."""
+    torch.set_num_threads(1)
+    train_fold(roots, "901", 0, options, seat)
+    return 0
+
+
+def talk(seat: Seat, folder: Path) -> int:
+    """Use every method of a team, and note what this process got."""
+    with join_team(seat, CPU) as team:
+        layer = nn.Linear(1, 1, bias=False)
+        replica = team.replicate(layer)
+        replica(torch.tensor([[float(seat.rank)]])).sum().backward()
+        heard = {
+            "writes": team.writes,
+            "mean": team.mean(torch.tensor([float(seat.rank)])).item(),
+            "any": [team.any(seat.rank == 1), team.any(False)],
+            "collected": team.collect([2 * item for item in team.share(range(5))]),
+            "first": team.of_first({"rank": seat.rank})["rank"],
+            "gradient": layer.weight.grad.item(),
+        }
+    (folder / f"{seat.rank}.json").write_text(json.dumps(heard))
+    return 0
+
+
+def fail(seat: Seat, how: str) -> int:
+    """Fail in process 1, while process 0 waits for it."""
+    with join_team(seat, CPU) as team:
+        if seat.rank == 1 and how == "raise":
+            raise RuntimeError("the second process has a bug")
+        if seat.rank == 1 and how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if seat.rank == 1:
+            return 7
+        team.any(True)
+    return 0
+
+
+def wait_for_signal(seat: Seat, folder: Path) -> int:
+    """End with the code of the signal that arrives."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
+    (folder / f"{seat.rank}.ready").touch()
+    time.sleep(60)
+    return 1

@@ -1,0 +1,146 @@
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import team_members
+import torch
+from torch import nn
+
+from biasreg.core.errors import InputError, TrainingError
+from biasreg.network.checkpoint import LATEST, load_checkpoint
+from biasreg.training.distributed import ALONE, Seat, join_team, launch, seat_from
+from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.interruption import TrainingStoppedError
+
+CPU = torch.device("cpu")
+OPTIONS = TrainingOptions(plans_name="tiny", device="cpu", num_workers=0)
+
+
+def test_a_process_by_itself_is_a_team_of_one():
+    with join_team(ALONE, CPU) as team:
+        assert team.is_alone
+        assert team.writes
+        layer = nn.Linear(1, 1)
+        assert team.replicate(layer) is layer
+        assert team.mean(torch.tensor(3.0)) == 3
+        assert (team.any(True), team.any(False)) == (True, False)
+        assert team.collect(team.share([1, 2, 3])) == (1, 2, 3)
+        assert team.of_first("mine") == "mine"
+
+
+def test_torchrun_says_where_a_process_sits_and_other_launchers_do_not():
+    variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert seat_from({**variables, "TORCHELASTIC_RUN_ID": "none"}) == Seat(3, 4, 1)
+    assert seat_from(variables) == ALONE
+    with pytest.raises(InputError, match="incomplete"):
+        seat_from({"TORCHELASTIC_RUN_ID": "none", "RANK": "0"})
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_team_share_work_and_average_gradients(tmp_path):
+    assert launch(functools.partial(team_members.talk, folder=tmp_path), 2) == 0
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert (first.pop("writes"), second.pop("writes")) == (True, False)
+    assert first == second
+    assert first == {"mean": 0.5, "any": [True, False], "collected": [0, 2, 4, 6, 8], "first": 0, "gradient": 0.5}
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configuration):
+    pairs = replace(configuration, training=replace(configuration.training, batch_size=2))
+    alone = load_checkpoint(train_fold(write_dataset(pairs), "901", 0, OPTIONS) / LATEST)
+    roots = write_dataset()
+    options = replace(OPTIONS, overwrite=True)
+    assert launch(functools.partial(team_members.train, roots=roots, options=options), 2) == 0
+    together = load_checkpoint(roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0" / LATEST)
+    for ours, theirs in zip(together.progress["history"], alone.progress["history"], strict=True):
+        assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
+        assert ours["dice_after"] == pytest.approx(theirs["dice_after"], abs=1e-3)
+    for name, weight in alone.network.items():
+        torch.testing.assert_close(together.network[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [("return", 7), ("killed", 128 + signal.SIGKILL)])
+def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code):
+    assert launch(functools.partial(team_members.fail, how=how), 2) == code
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_with_its_traceback():
+    with pytest.raises(TrainingError, match=r"(?s)process 1 of 2 failed.*in fail.*the second process has a bug"):
+        launch(functools.partial(team_members.fail, how="raise"), 2)
+
+
+@pytest.mark.slow
+def test_a_scheduler_s_signal_reaches_every_process(tmp_path):
+    def send():
+        while len(list(tmp_path.glob("*.ready"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert launch(functools.partial(team_members.wait_for_signal, folder=tmp_path), 2) == 143
+    sender.join()
+
+
+def command(roots, *options):
+    return [
+        *("901", "0", "-p", "tiny", "-device", "cpu", "--num_workers", "0", *options),
+        *(f"--{name}={getattr(roots, name)}" for name in ("raw", "preprocessed", "results")),
+    ]
+
+
+CALL = "import sys; from biasreg.cli.train import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset):
+    roots = write_dataset()
+    (roots.raw).mkdir()
+    arguments = command(roots, "-num_gpus", "2", "--epochs", "200")
+    folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", CALL, *arguments], stderr=subprocess.PIPE, env=environment) as running:
+        while running.poll() is None and not (folder / LATEST).is_file():
+            time.sleep(0.2)
+        running.terminate()
+        errors = running.stderr.read().decode()
+    assert running.returncode == 143, errors
+    assert "stopped by SIGTERM" in errors
+    done = load_checkpoint(folder / LATEST).progress["iteration"]
+    assert 0 < done < 600
+    resumed = replace(OPTIONS, resume=True)  # and by one process, which then has half of the pairs in a step
+    stopper = threading.Timer(5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    stopper.start()
+    with pytest.raises(TrainingStoppedError):
+        train_fold(roots, "901", 0, resumed)
+    assert load_checkpoint(folder / LATEST).progress["iteration"] > done
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_team(write_dataset):
+    roots = write_dataset()
+    (roots.raw).mkdir()
+    script = roots.raw / "train.py"
+    script.write_text(f"if __name__ == '__main__':\n    {CALL}\n")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    result = subprocess.run(
+        [*launcher, *command(roots)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("epoch 2/2: loss") == 1  # one process speaks
+    folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
+    assert load_checkpoint(folder / LATEST).progress["iteration"] == 6
