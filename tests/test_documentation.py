@@ -15,6 +15,7 @@ from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.pseudo_labels import LabelRecord, PseudoLabelRecord, SegmenterRecord
 from biasreg.core.serialization import from_json
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
+from biasreg.planning.voco import InstalledEncoder
 from biasreg.preprocessing.storage import StoredCase
 from biasreg.training.observers import EpochRecord
 
@@ -149,6 +150,7 @@ def test_named_functions_exist(name):
     [
         ("files.md", (StoredCase, EpochRecord, PredictionRecord, Provenance, FieldQuality)),
         ("files.md", (PseudoLabelRecord, SegmenterRecord, LabelRecord)),
+        ("files.md", (InstalledEncoder,)),
         ("dataset-format.md", (DatasetJson,)),
     ],
 )

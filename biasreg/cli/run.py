@@ -10,6 +10,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
+EXIT_UNUSABLE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

@@ -7,10 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from biasreg.cli.arguments import add_roots, make_parser, roots_from
-from biasreg.cli.run import run_command
+from biasreg.cli.run import EXIT_DONE, EXIT_UNUSABLE, run_command
 
 if TYPE_CHECKING:
     from biasreg.training.distributed import Seat
+    from biasreg.training.fold import TrainingOptions
 
 DESCRIPTION = "Train one fold of a dataset, as its plans say."
 
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code; 130 or 143 when SIGINT or SIGTERM stopped training, which `--c` then resumes.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.check:
+        return run_command(partial(_check, arguments))
     if arguments.num_gpus is None:
         return run_command(partial(_train, arguments))
     return run_command(partial(_train_in_processes, arguments))
@@ -44,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="seed of everything random (default: 12345)")
     parser.add_argument("--num_workers", type=int, help="processes that load data (default: half of the cores)")
     parser.add_argument("--validate_every", type=int, default=1, help="validate after every so many epochs")
+    parser.add_argument("--check", action="store_true", help="check data and learning in a minute, and end")
+    parser.add_argument("--picture_every", type=int, default=10, help="draw a validation pair every so many epochs")
+    parser.add_argument(
+        "--track",
+        nargs="+",
+        choices=("tensorboard", "wandb", "mlflow"),
+        default=(),
+        help="programs that follow the run too, where they are installed",
+    )
     parser.add_argument(
         "--ablate",
         type=lambda text: tuple(text.split(",")),
@@ -87,9 +99,26 @@ def _train_at(arguments: argparse.Namespace, seat: "Seat") -> int:
 def _train(arguments: argparse.Namespace, seat: "Seat | None" = None) -> None:
     roots = roots_from(arguments)
     from biasreg.training.distributed import seat_from
-    from biasreg.training.fold import TrainingOptions, train_fold
+    from biasreg.training.fold import train_fold
 
-    options = TrainingOptions(
+    train_fold(roots, arguments.dataset, arguments.fold, _options(arguments), seat or seat_from(os.environ))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    roots = roots_from(arguments)
+    from biasreg.training.fold import check_fold
+
+    lines = []
+    for line in check_fold(roots, arguments.dataset, arguments.fold, _options(arguments)):
+        print(line, flush=True)
+        lines.append(line)
+    return EXIT_UNUSABLE if any(line.verdict == "FAIL" for line in lines) else EXIT_DONE
+
+
+def _options(arguments: argparse.Namespace) -> "TrainingOptions":
+    from biasreg.training.fold import TrainingOptions
+
+    return TrainingOptions(
         configuration=arguments.configuration,
         plans_name=arguments.plans,
         device=arguments.device,
@@ -100,7 +129,8 @@ def _train(arguments: argparse.Namespace, seat: "Seat | None" = None) -> None:
         overwrite=arguments.overwrite,
         num_workers=arguments.num_workers,
         validate_every=arguments.validate_every,
+        picture_every=arguments.picture_every,
+        track=tuple(arguments.track),
         ablate=arguments.ablate,
         deterministic=arguments.deterministic,
     )
-    train_fold(roots, arguments.dataset, arguments.fold, options, seat or seat_from(os.environ))

@@ -14,8 +14,12 @@ def _network(**changes: Any) -> Callable[[Configuration], Configuration]:
     return lambda configuration: replace(configuration, network=replace(configuration.network, **changes))
 
 
-def _encoder(**changes: Any) -> Callable[[Configuration], Configuration]:
+def _pretrained(**changes: Any) -> Callable[[Configuration], Configuration]:
+    """Change a pretrained encoder; one from scratch has nothing of it."""
+
     def change(configuration: Configuration) -> Configuration:
+        if configuration.network.encoder.init == "scratch":
+            return configuration
         return _network(encoder=replace(configuration.network.encoder, **changes))(configuration)
 
     return change
@@ -45,9 +49,9 @@ _PARTS: Mapping[str, tuple[str, Callable[[Configuration], Configuration]]] = {
     "semantics": ("intensity-wise decoder only", _without_semantics),
     "intensity": ("semantics-wise decoder only", _network(streams="semantic")),
     "levels": ("one level, the finest", _single_level),
-    "lora": ("the encoder is frozen", _encoder(tuning="frozen", lora=None)),
-    "freezing": ("all of the encoder trains", _encoder(tuning="full", lora=None)),
-    "pretraining": ("the encoder starts from random weights", _encoder(init="scratch", tuning="full", lora=None)),
+    "lora": ("the encoder is frozen", _pretrained(tuning="frozen", lora=None)),
+    "freezing": ("all of the encoder trains", _pretrained(tuning="full", lora=None)),
+    "pretraining": ("the encoder starts from random weights", _pretrained(init="scratch", tuning="full", lora=None)),
 }
 PARTS = tuple(_PARTS)
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import platform
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 import biasreg
 from biasreg.core.errors import CheckpointError, InputError
 from biasreg.core.paths import Roots, check_writable
-from biasreg.core.serialization import content_hash
+from biasreg.core.serialization import content_hash, to_json
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import (
     BEST,
@@ -29,8 +30,10 @@ from biasreg.planning.fallback import fallbacks
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import reference_hash
+from biasreg.training.check_lines import CheckLine, log_lines, refuse_failures
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.distributed import ALONE, Seat, Team, join_team
+from biasreg.training.experiment_trackers import trackers
 from biasreg.training.fit import Fitted, fit_to_device
 from biasreg.training.observers import (
     LOG_FILE,
@@ -38,10 +41,14 @@ from biasreg.training.observers import (
     PROGRESS_FILE,
     EpochLog,
     MetricsFile,
+    Observer,
     ProgressFigure,
     run_log,
 )
 from biasreg.training.optimization import build_optimizer
+from biasreg.training.overfit import check_learning
+from biasreg.training.pictures import PairPictures, clear_pictures
+from biasreg.training.self_check import check_data
 from biasreg.training.step_memory import objective_settings
 from biasreg.training.trainer import VALIDATION_FILE, Home, Recipe, Trainer, TrainingData
 from biasreg.training.validation import Validation
@@ -77,6 +84,8 @@ class TrainingOptions:
         overwrite: Throw away what an earlier run left in the folder of this fold.
         num_workers: Background processes that load data; None for as many as the cores suggest.
         validate_every: Validate after every so many epochs, and after the last.
+        picture_every: Draw a validation pair after every so many epochs; 0 for never.
+        track: Further programs that follow the run, of `experiment_trackers.TRACKERS`.
         ablate: Parts of the method to go without, of `planning.ablations.PARTS`.
         deterministic: Prefer kernels that give the same numbers each time, where there are such.
     """
@@ -91,11 +100,20 @@ class TrainingOptions:
     overwrite: bool = False
     num_workers: int | None = None
     validate_every: int = 1
+    picture_every: int = 10
+    track: tuple[str, ...] = ()
     ablate: tuple[str, ...] = ()
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "iterations_per_epoch": 1, "seed": 0, "num_workers": 0, "validate_every": 1}
+        least = {
+            "epochs": 1,
+            "iterations_per_epoch": 1,
+            "seed": 0,
+            "num_workers": 0,
+            "validate_every": 1,
+            "picture_every": 0,
+        }
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -151,6 +169,10 @@ def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team:
         run=_run_settings(new_run, options, checkpoint),
         pretrained_hash=checkpoint.identity.pretrained_hash if checkpoint else installed_hash(workspace.results, init),
     )
+    lines = []
+    if checkpoint is None and team.writes:
+        lines = list(check_data(_source(workspace, data), data, workspace.configuration))
+        refuse_failures(lines)
     trainer = _build_trainer(workspace, data, Home(folder, identity), options, team)
     if not team.writes:
         return _run(trainer, checkpoint)
@@ -158,6 +180,7 @@ def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team:
     _clear(folder, everything=options.overwrite)
     with run_log(folder):
         _log_beginning(trainer, data)
+        log_lines(lines)
         if fitted:
             _log_fit(fitted)
         return _run(trainer, checkpoint)
@@ -256,9 +279,53 @@ def _build_trainer(workspace: Workspace, data: FoldData, home: Home, options: Tr
             EpochLog(run.epochs),
             MetricsFile(home.folder / METRICS_FILE),
             ProgressFigure(home.folder / PROGRESS_FILE),
+            *_trackers(home, options, team),
         ),
         team=team,
+        picture=_picture(workspace, data, home, recipe),
     )
+
+
+def _trackers(home: Home, options: TrainingOptions, team: Team) -> tuple[Observer, ...]:
+    identity = home.identity
+    if not team.writes:
+        return ()
+    name = f"{identity.dataset_name} {identity.plans_name}__{identity.configuration_name} fold_{identity.run.fold}"
+    return trackers(options.track, home.folder, name, to_json(identity))
+
+
+def _picture(workspace: Workspace, data: FoldData, home: Home, recipe: Recipe) -> PairPictures | None:
+    if not data.validation:
+        return None
+    return PairPictures(_source(workspace, data), data.validation[0], home.folder, recipe.objective)
+
+
+def _source(workspace: Workspace, data: FoldData) -> CaseSource:
+    return CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
+
+
+def check_fold(
+    roots: Roots, dataset: str, fold: FoldName, options: TrainingOptions | None = None
+) -> Iterator[CheckLine]:
+    """Check what a fold is trained on, and whether one pair can be learnt; nothing is written.
+
+    Args:
+        roots: Root folders.
+        dataset: Dataset id or name.
+        fold: Fold number, or `all`.
+        options: What differs from the plans.
+
+    Yields:
+        The findings, each as soon as it is known.
+
+    Raises:
+        InputError: If data, plans and options do not fit together.
+    """
+    options = options or TrainingOptions()
+    workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
+    data = read_fold_data(workspace, fold)
+    yield from check_data(_source(workspace, data), data, workspace.configuration)
+    yield check_learning(_source(workspace, data), data, workspace.configuration, select_device(options.device))
 
 
 def _set_determinism(wanted: bool) -> None:
@@ -285,6 +352,7 @@ def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOpt
         consistency_warmup=plans.consistency_warmup,
         consistency_interval=plans.consistency_interval,
         validate_every=options.validate_every,
+        picture_every=options.picture_every,
         augmentation=plans.augmentation,
         objective=objective_settings(configuration),
     )
@@ -293,7 +361,7 @@ def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOpt
 def _training_data(
     workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None, seat: Seat
 ) -> TrainingData:
-    source = CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
+    source = _source(workspace, data)
     settings = LoaderSettings(
         batch_size=workspace.configuration.training.batch_size,
         seed=recipe.seed,
@@ -313,6 +381,8 @@ def _clear(folder: Path, *, everything: bool) -> None:
     names = [path.name for path in folder.glob(".*-checkpoint_*.pth")]
     for name in (*names, *(RUN_FILES if everything else ())):
         (folder / name).unlink(missing_ok=True)
+    if everything:
+        clear_pictures(folder)
 
 
 def _log_fit(fitted: Fitted) -> None:

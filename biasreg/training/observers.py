@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Protocol
 
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "training_log.txt"
 METRICS_FILE = "metrics.jsonl"
 PROGRESS_FILE = "progress.png"
+RECENT_EPOCHS = 5  # what the remaining time is told from: enough that one slow epoch does not count
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class EpochRecord:
         similarity_loss: Mean similarity term over the validation pairs; None without validation.
         seconds: Duration with validation.
         data_wait_fraction: Share of `seconds` spent waiting for the next batch, 0 to 1.
+        step_seconds: Median duration of its steps, waiting for the batch included; None where it was not measured.
     """
 
     epoch: int
@@ -50,6 +53,7 @@ class EpochRecord:
     similarity_loss: float | None
     seconds: float
     data_wait_fraction: float
+    step_seconds: float | None = None
 
 
 class Observer(Protocol):
@@ -60,6 +64,9 @@ class Observer(Protocol):
 
     def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
         """Take note of a finished epoch, the last of `history`."""
+
+    def on_end(self) -> None:
+        """Close what is open: the run is finished, was stopped, or has failed."""
 
 
 @contextmanager
@@ -105,8 +112,13 @@ class EpochLog:
             logger.info("%d of %d epochs are done", len(history), self._epochs)
 
     def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
-        """Log the last epoch."""
-        logger.info("%s", describe(history[-1], self._epochs))
+        """Log the last epoch, and when the run will be finished at this pace."""
+        left = remaining_seconds(history, self._epochs)
+        eta = f" | ETA {describe_seconds(left)}" if left else ""
+        logger.info("%s%s", describe(history[-1], self._epochs), eta)
+
+    def on_end(self) -> None:
+        """Do nothing."""
 
 
 class MetricsFile:
@@ -129,6 +141,9 @@ class MetricsFile:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(_line(history[-1]))
 
+    def on_end(self) -> None:
+        """Do nothing: the file is closed after each line."""
+
 
 class ProgressFigure:
     """Draws the course of the run: losses, Dice, folding, learning rate and time per epoch.
@@ -149,6 +164,9 @@ class ProgressFigure:
         with atomic_write(self._path) as temporary:
             figure.savefig(temporary, dpi=100)
 
+    def on_end(self) -> None:
+        """Do nothing."""
+
 
 def describe(record: EpochRecord, epochs: int) -> str:
     """Say in one line what happened in an epoch.
@@ -167,8 +185,44 @@ def describe(record: EpochRecord, epochs: int) -> str:
         parts.append(f"folding {record.folding_percent:.3f} %")
     if record.skipped_steps:
         parts.append(f"{record.skipped_steps} steps skipped")
-    parts.append(f"{record.seconds:.1f} s, {record.data_wait_fraction:.0%} of it waiting for data")
+    step = "" if record.step_seconds is None else f" ({record.step_seconds:.3f} s a step)"
+    parts.append(f"{record.seconds:.1f} s{step}, {record.data_wait_fraction:.0%} of it waiting for data")
     return f"epoch {record.epoch}/{epochs}: " + " | ".join(parts)
+
+
+def remaining_seconds(history: Sequence[EpochRecord], epochs: int) -> float:
+    """Estimate how long the rest of a run takes: the epochs left, times the median of the last five.
+
+    Args:
+        history: Finished epochs, at least one.
+        epochs: Number of epochs of the run.
+
+    Returns:
+        Seconds; 0 for a finished run.
+    """
+    left = max(0, epochs - len(history))
+    return left * median(record.seconds for record in history[-RECENT_EPOCHS:])
+
+
+def describe_seconds(seconds: float) -> str:
+    """Say a duration in its two largest units.
+
+    Args:
+        seconds: The duration, at least 0.
+
+    Returns:
+        For example `40 s`, `12 min`, `3 h 05 min` or `2 d 04 h`.
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24:02d} h"
 
 
 def draw_progress(history: Sequence[EpochRecord]) -> Figure:

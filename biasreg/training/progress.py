@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from statistics import median
 
 from biasreg.training.observers import EpochRecord
 from biasreg.training.optimization import StepOutcome
@@ -26,6 +27,7 @@ class Progress:
         skipped_in_a_row: Steps skipped since the last one that was taken.
         seconds: Time spent on the running epoch.
         waiting: Part of it spent waiting for batches.
+        durations: Duration of each of its steps.
     """
 
     iteration: int = 0
@@ -39,10 +41,13 @@ class Progress:
     skipped_in_a_row: int = 0
     seconds: float = 0.0
     waiting: float = 0.0
+    durations: list[float] = field(default_factory=list)
 
-    def count(self, outcome: StepOutcome) -> None:
-        """Add a step to the running epoch."""
+    def count(self, outcome: StepOutcome, seconds: float = 0.0) -> None:
+        """Add a step, and how long it took with its batch, to the running epoch."""
         self.iteration += 1
+        self.seconds += seconds
+        self.durations.append(seconds)
         if not outcome.taken:
             self.skipped += 1
             self.skipped_in_a_row += 1
@@ -76,9 +81,11 @@ class Progress:
             similarity_loss=validation.similarity_loss if validation else None,
             seconds=self.seconds,
             data_wait_fraction=self.waiting / self.seconds if self.seconds > 0 else 0.0,
+            step_seconds=median(self.durations) if self.durations else None,
         )
         self.history.append(record)
         self.sums, self.taken, self.skipped, self.seconds, self.waiting = {}, 0, 0, 0.0, 0.0
+        self.durations = []
         return is_best
 
     def _is_best(self, validation: ValidationResult) -> bool:

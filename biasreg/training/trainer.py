@@ -71,6 +71,7 @@ class Recipe:
         consistency_warmup: Fraction of training over which the consistency weight rises from 0.
         consistency_interval: Consistency is computed in every so many steps.
         validate_every: Validate after every so many epochs, and after the last.
+        picture_every: Draw a validation pair after every so many epochs; 0 for never.
         augmentation: Strength of the spatial augmentation.
         objective: Settings of the loss.
     """
@@ -86,6 +87,7 @@ class Recipe:
     consistency_warmup: float
     consistency_interval: int
     validate_every: int
+    picture_every: int
     augmentation: AugmentationPlans
     objective: ObjectiveSettings
 
@@ -141,6 +143,7 @@ class Trainer:
         home: Where checkpoints go.
         observers: Told of every epoch, by the process that writes.
         team: The processes that train together; None when there is but this one.
+        picture: Draws a validation pair, registered by the network, after the given epoch.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a run is made of; nothing of it belongs together more than the rest
@@ -152,7 +155,9 @@ class Trainer:
         home: Home,
         observers: Sequence[Observer] = (),
         team: Team | None = None,
+        picture: Callable[[nn.Module, int], None] | None = None,
     ) -> None:
+        self.picture = picture
         self.network = network
         self.optimizer = optimizer
         self.recipe = recipe
@@ -194,12 +199,15 @@ class Trainer:
             TrainingError: If the loss stays not finite, data cannot be read, or the device's memory is too small.
             CheckpointError: If a checkpoint cannot be written.
         """
-        self._tell(lambda observer: observer.on_start(tuple(self.progress.history)))
-        self.network.train()
-        with watch_signals() as stop, self.data.open_batches(self.progress.iteration) as batches:
-            while not self.is_finished:
-                if not self._run_steps(batches, stop) or not self._end_epoch(stop):
-                    self._leave(stop)
+        try:
+            self._tell(lambda observer: observer.on_start(tuple(self.progress.history)))
+            self.network.train()
+            with watch_signals() as stop, self.data.open_batches(self.progress.iteration) as batches:
+                while not self.is_finished:
+                    if not self._run_steps(batches, stop) or not self._end_epoch(stop):
+                        self._leave(stop)
+        finally:
+            self._tell(lambda observer: observer.on_end())
         if self.progress.best is not None and self.team.writes:
             write_record(self.home.folder / VALIDATION_FILE, self.progress.best)
 
@@ -218,8 +226,7 @@ class Trainer:
                 batch = next(batches)
                 progress.waiting += time.perf_counter() - started
                 outcome = self._step(batch)
-                progress.count(outcome)
-                progress.seconds += time.perf_counter() - started
+                progress.count(outcome, time.perf_counter() - started)
                 bar.update()
                 bar.set_postfix_str(f"loss {outcome.loss:.4f}", refresh=False)
                 if not outcome.taken:
@@ -279,6 +286,9 @@ class Trainer:
             self._save_best()
         self._save()
         self._tell(lambda observer: observer.on_epoch_end(tuple(progress.history)))
+        every = self.recipe.picture_every
+        if self.picture is not None and every and number % every == 0 and self.team.writes:
+            self.picture(self.evaluated, number)
         return True
 
     def _validate(self, epoch: int, stop: StopRequest) -> ValidationResult | None:

@@ -23,8 +23,9 @@ def prepare(flags):
 
 def test_options_reach_the_step(prepare, tmp_path):
     roots, dataset, options, executor = prepare(
-        "-p", "mine", "-np", "3", "--clean", "-gpu_memory_target", "11", plans=True
+        "-p", "mine", "-np", "3", "--clean", "-gpu_memory_target", "11", "--encoder", "voco_l", plans=True
     )
+    assert options.encoder == "voco_l"
     assert (roots.raw, dataset, executor) == (tmp_path / "raw", "700", None)
     assert (options.device, options.memory_gib) == ("cuda", 11)
     assert (options.plans_name, options.num_workers, options.clean, options.verify) == ("mine", 3, True, True)

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 from dataset_kinds import KINDS, make_dataset, make_fingerprint
 
@@ -7,20 +5,15 @@ from biasreg.core.errors import InputError
 from biasreg.planning.ablations import PARTS, ablation_name, add_ablation, whole_name
 from biasreg.planning.consistency import check_configuration
 from biasreg.planning.planner import Target, plan_experiment
-from biasreg.planning.plans import LoraPlans
 
 KIND = KINDS["brain MR, OASIS"]
-NAME = "3d_lowres"
+NAME = "3d_fullres"
 
 
 @pytest.fixture(scope="module")
 def plans():
-    """Plans with a part of each kind: a VoCo encoder with adapters too."""
-    made = plan_experiment(make_fingerprint(KIND), make_dataset(KIND), Target("cpu", 16.0))
-    whole = made.configurations[NAME]
-    encoder = replace(whole.network.encoder, init="voco_b", tuning="lora", lora=LoraPlans(8, 8.0, False))
-    whole = replace(whole, network=replace(whole.network, encoder=encoder))
-    return replace(made, configurations={NAME: whole})
+    """Plans with every part: VoCo's encoder with adapters too."""
+    return plan_experiment(make_fingerprint(KIND), make_dataset(KIND), Target("cuda", 80.0, installed=("voco_b",)))
 
 
 @pytest.mark.parametrize(
@@ -54,12 +47,12 @@ def test_every_part_has_a_test():
 def test_the_order_of_the_parts_does_not_matter(plans):
     first, second = (add_ablation(plans, NAME, parts) for parts in (["mac", "biaf"], ["biaf", "mac"]))
     assert first.configurations == second.configurations
-    assert ablation_name(NAME, ["mac", "biaf"]) == "3d_lowres-ablate-biaf-mac"
-    check_configuration("3d_lowres-ablate-biaf-mac", add_ablation(plans, NAME, ["biaf"]).configurations[NAME])
+    assert ablation_name(NAME, ["mac", "biaf"]) == "3d_fullres-ablate-biaf-mac"
+    check_configuration("3d_fullres-ablate-biaf-mac", add_ablation(plans, NAME, ["biaf"]).configurations[NAME])
 
 
 def test_the_whole_configuration_is_known_by_the_name_of_an_ablated_one():
-    assert whole_name("3d_lowres-ablate-biaf-mac") == "3d_lowres"
+    assert whole_name("3d_fullres-ablate-biaf-mac") == "3d_fullres"
     assert whole_name("my-own") == "my-own"
 
 
@@ -69,5 +62,8 @@ def test_what_cannot_be_taken_away_is_refused(plans):
     with pytest.raises(InputError, match="leaves no decoder"):
         add_ablation(plans, NAME, ["semantics", "intensity"])
     without = add_ablation(plans, NAME, ["pretraining"])
-    with pytest.raises(InputError, match="--ablate freezing: .* nothing of it to take away"):
+    with pytest.raises(InputError, match=r"--ablate freezing: .* nothing of it to take away"):
         add_ablation(without, ablation_name(NAME, ["pretraining"]), ["freezing"])
+    scratch = plan_experiment(make_fingerprint(KIND), make_dataset(KIND), Target("cpu", 16.0))
+    with pytest.raises(InputError, match=r"--ablate lora: .* nothing of it to take away"):
+        add_ablation(scratch, "3d_lowres", ["lora"])

@@ -52,7 +52,8 @@ def test_a_gpu_in_bfloat16_takes_less_than_a_cpu_for_the_same_step(configuration
 
 
 def test_windows_are_no_larger_than_their_grid(configuration):
-    wide = replace(configuration.network, encoder=replace(configuration.network.encoder, window_size=1000))
+    encoder = replace(configuration.network.encoder, family="swin", window_size=1000)
+    wide = replace(configuration.network, encoder=encoder)
     terms = step_terms(replace(configuration, network=wide))
     tokens = [20 * 28 * 20, 10 * 14 * 10]
     entries = [2 * heads * 2 * count * count for heads, count in zip((3, 6), tokens, strict=True)]  # passes, blocks

@@ -14,10 +14,14 @@ from biasreg.network.checkpoint import (
     RunSettings,
     capture,
     check_reference,
+    describe_size,
     load_checkpoint,
+    load_network_state,
+    network_state,
     restore_random_states,
     save_checkpoint,
 )
+from biasreg.network.lora import LoraLinear
 from biasreg.training.optimization import build_optimizer
 
 
@@ -51,6 +55,81 @@ def test_a_checkpoint_comes_back_whole_and_loads_without_pickled_code(tmp_path, 
     other = build_optimizer(network, 0.5)
     other.load_state_dict(loaded.optimizer)
     torch.testing.assert_close(other.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a table beside it, one with an adapter, and one that trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+        self.frozen.register_buffer("table", torch.arange(3))
+        self.adapted = LoraLinear(nn.Linear(4, 4), rank=2, alpha=2.0)
+        self.trained = nn.Linear(4, 3)
+        self.trained.register_buffer("mean", torch.rand(3))
+
+
+OWN = {"adapted.lora_down", "adapted.lora_up", "trained.weight", "trained.bias", "trained.mean"}
+
+
+def test_a_checkpoint_of_an_adapted_network_goes_without_the_base_that_has_a_file_of_its_own(tmp_path, identity):
+    network = Adapted()
+    checkpoint = capture(replace(identity, pretrained_hash="a" * 64), {}, network, None)
+    save_checkpoint(tmp_path / "c.pth", checkpoint)
+    loaded = load_checkpoint(tmp_path / "c.pth")
+    assert set(loaded.network) == OWN
+    assert loaded.identity.pretrained_hash == "a" * 64
+    other = Adapted()
+    base = {name: tensor.clone() for name, tensor in other.state_dict().items() if name not in OWN}
+    load_network_state(other, loaded.network)
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, base[name] if name in base else network.state_dict()[name])
+
+
+def test_a_frozen_base_that_is_in_no_file_of_its_own_is_kept(identity):
+    network, other = Adapted(), Adapted()
+    checkpoint = capture(identity, {}, network, None)
+    assert set(checkpoint.network) == set(network.state_dict())
+    load_network_state(other, checkpoint.network)
+    torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["adapted.lora_up", "trained.mean"])
+def test_a_state_is_loaded_strictly_but_for_the_base(name):
+    state = network_state(Adapted())
+    network = Adapted()
+    load_network_state(network, state)
+    with pytest.raises(RuntimeError, match=f"Missing key.*{name}"):
+        load_network_state(network, {each: tensor for each, tensor in state.items() if each != name})
+    with pytest.raises(RuntimeError, match=r"Unexpected key.*other"):
+        load_network_state(network, {**state, "other": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_network_state(network, {**state, name: torch.zeros(7)})
+    with pytest.raises(RuntimeError, match=r"Missing key.*frozen\.bias"):
+        load_network_state(network, {**state, "frozen.weight": torch.zeros(4, 4)})
+
+
+def test_the_size_tells_adapters_and_what_is_left_out():
+    assert describe_size(Adapted()) == (
+        "0.00 MB of weights in each checkpoint, 0.00 MB of them adapters, 0.00 MB of frozen weights stay in their own "
+        "file"
+    )
+    large = nn.Linear(1000, 500, bias=False)
+    assert describe_size(large) == "2.00 MB of weights in each checkpoint"
+    assert "2.00 MB of frozen weights" in describe_size(large.requires_grad_(False))
+    assert describe_size(large, with_base=True) == "2.00 MB of weights in each checkpoint"
+
+
+def test_prediction_takes_averaged_weights_where_there_are_any(tmp_path, identity, network):
+    plain = capture(identity, {}, network, None)
+    assert plain.averaged is None
+    torch.testing.assert_close(plain.weights, plain.network)
+    averaged = {"weight": torch.full((3, 4), 2.0)}
+    save_checkpoint(tmp_path / "c.pth", capture(identity, {}, network, None, averaged))
+    loaded = load_checkpoint(tmp_path / "c.pth")
+    torch.testing.assert_close(loaded.averaged, averaged)
+    torch.testing.assert_close(loaded.weights, {"weight": averaged["weight"], "bias": network.bias.detach()})
+    torch.testing.assert_close(loaded.network, dict(network.state_dict()))
 
 
 def test_random_states_come_back(tmp_path, identity, network):
@@ -95,7 +174,7 @@ def test_a_checkpoint_of_an_earlier_format_asks_to_train_again_before_its_record
     content = torch.load(path, weights_only=True)
     torch.save(content | {"format_version": 1, "identity": {"of": "another layout"}}, path)
     with pytest.raises(
-        CheckpointError, match=r"c\.pth has checkpoint format 1, .* reads format 2 · train this fold again"
+        CheckpointError, match=r"c\.pth has checkpoint format 1, .* reads format 3 · train this fold again"
     ):
         load_checkpoint(path)
 

@@ -22,7 +22,7 @@ from biasreg.training.workers import open_batches
 
 OPTIONS = TrainingOptions(plans_name="tiny", device="cpu", num_workers=0)
 RESUME = replace(OPTIONS, resume=True)
-MEASURED_TIMES = {"seconds": 0.0, "data_wait_fraction": 0.0}
+MEASURED_TIMES = {"seconds": 0.0, "data_wait_fraction": 0.0, "step_seconds": None}
 
 
 def history(folder):

@@ -2,6 +2,8 @@ import json
 import logging
 from dataclasses import replace
 
+import pytest
+
 from biasreg.core.serialization import from_json
 from biasreg.training.observers import (
     EpochLog,
@@ -9,7 +11,9 @@ from biasreg.training.observers import (
     MetricsFile,
     ProgressFigure,
     describe,
+    describe_seconds,
     draw_progress,
+    remaining_seconds,
     run_log,
 )
 
@@ -62,6 +66,41 @@ def test_the_line_of_an_epoch_says_what_matters():
     assert "validation similarity loss 0.4000" in describe(UNLABELLED, 5)
     assert "2 steps skipped" in describe(UNLABELLED, 5)
     assert "no step was taken" in describe(replace(FIRST, losses={}), 5)
+    assert "12.5 s (0.250 s a step), 10%" in describe(replace(FIRST, step_seconds=0.25), 5)
+
+
+def test_the_remaining_time_follows_the_median_of_the_last_five_epochs(caplog):
+    durations = (900.0, 60.0, 70.0, 500.0, 50.0, 60.0)
+    history = tuple(replace(FIRST, epoch=number, seconds=each) for number, each in enumerate(durations, 1))
+    assert remaining_seconds(history, 10) == 4 * 60
+    assert remaining_seconds(history, 6) == 0
+    with caplog.at_level(logging.INFO, logger="biasreg"):
+        EpochLog(10).on_epoch_end(history)
+        EpochLog(6).on_epoch_end(history)
+    running, finished = caplog.messages
+    assert running.endswith(" | ETA 4 min")
+    assert "ETA" not in finished
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (3599, "1 h 00 min"),
+        (3 * 3600 + 300, "3 h 05 min"),
+        (52 * 3600, "2 d 04 h"),
+    ],
+)
+def test_a_duration_is_said_in_its_two_largest_units(seconds, text):
+    assert describe_seconds(seconds) == text
+
+
+def test_a_record_of_before_the_steps_were_timed_is_still_read():
+    known = json.loads(json.dumps({**FIRST.__dict__}))
+    del known["step_seconds"]
+    assert from_json(EpochRecord, known) == FIRST
 
 
 def test_the_log_keeps_what_the_package_says_and_grows_on_resume(tmp_path):

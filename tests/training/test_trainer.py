@@ -42,6 +42,7 @@ def make_trainer(write_dataset, configuration, tmp_path):
             consistency_warmup=0.1,
             consistency_interval=1,
             validate_every=1,
+            picture_every=0,
             augmentation=plans.augmentation,
             objective=settings,
         )
@@ -73,13 +74,16 @@ class Watcher:
     def on_epoch_end(self, history):
         self.calls.append(("epoch", history[-1].epoch))
 
+    def on_end(self):
+        self.calls.append(("end",))
+
 
 def test_a_run_does_every_step_tells_observers_and_leaves_both_checkpoints(make_trainer):
     watcher = Watcher()
     trainer = make_trainer(observers=[watcher])
     trainer.run()
     assert trainer.progress.iteration == EPOCHS * ITERATIONS
-    assert watcher.calls == [("start", 0), ("epoch", 1), ("epoch", 2)]
+    assert watcher.calls == [("start", 0), ("epoch", 1), ("epoch", 2), ("end",)]
     for record in trainer.progress.history:
         assert set(record.losses) == {"total", "similarity", "smoothness", "overlap", "segmentation", "consistency"}
         assert record.dice_before is not None
@@ -112,7 +116,7 @@ def test_before_any_validation_the_checkpoint_for_prediction_is_that_of_the_last
     reader = Reader()
     trainer = make_trainer(observers=[reader], epochs=4, iterations_per_epoch=1, validate_every=4)
     trainer.run()
-    assert reader.calls == [("start", 0), 1, 2, 3, 4]
+    assert reader.calls == [("start", 0), 1, 2, 3, 4, ("end",)]
 
 
 def test_a_checkpoint_of_the_best_epoch_cannot_be_resumed(make_trainer):
