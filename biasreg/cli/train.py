@@ -11,7 +11,7 @@ from biasreg.cli.run import EXIT_DONE, EXIT_UNUSABLE, run_command
 
 if TYPE_CHECKING:
     from biasreg.training.distributed import Seat
-    from biasreg.training.fold import TrainingOptions
+    from biasreg.training.options import TrainingOptions
 
 DESCRIPTION = "Train one fold of a dataset, as its plans say."
 
@@ -116,7 +116,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> "TrainingOptions":
-    from biasreg.training.fold import TrainingOptions
+    from biasreg.training.options import TrainingOptions
 
     return TrainingOptions(
         configuration=arguments.configuration,

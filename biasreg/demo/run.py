@@ -23,7 +23,8 @@ from biasreg.inference.native import affine_displacement
 from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
 from biasreg.preprocessing.prealign import register_affine
 from biasreg.preprocessing.prepare import PrepareOptions, plan_and_preprocess
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
+from biasreg.training.options import TrainingOptions
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from biasreg.planning.voco import VOCO_ENCODERS, remedy, titles
 EncoderChoice = Literal["auto", "voco_b", "voco_l", "voco_h", "swin", "residual"]
 ENCODERS: tuple[EncoderChoice, ...] = get_args(EncoderChoice)
 
-# Of an encoder without pretrained weights: on Dataset501 Swin and residual pyramid reached the same validation Dice after
-# 500 steps (0.836 and 0.835), and a step of Swin took 1.09 times as long (documentation/explanation/method.md).
+# Of an encoder without pretrained weights: on Dataset501 Swin and residual pyramid reached the same validation Dice
+# after 500 steps (0.836 and 0.835), and a step of Swin took 1.09 times as long (documentation/explanation/method.md).
 SCRATCH_FAMILY: EncoderFamily = "residual"
 AUTOMATIC: EncoderInit = "voco_b"  # the encoder of the paper
 # The paper does not publish rank and scale of its adapters. Hu et al. (LoRA, arXiv:2106.09685) find small ranks enough.

@@ -18,7 +18,8 @@ from biasreg.preprocessing import prepare
 from biasreg.preprocessing.prealign import register_affine
 from biasreg.preprocessing.prepare import PrepareOptions, plan_and_preprocess
 from biasreg.spatial.native import warp_label_map
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
+from biasreg.training.options import TrainingOptions
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,8 @@ from biasreg.inference.predict import PredictOptions, predict_pairs
 from biasreg.inference.record import PredictionRecord
 from biasreg.preprocessing import prepare
 from biasreg.preprocessing.prepare import PrepareOptions, plan_and_preprocess
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
+from biasreg.training.options import TrainingOptions
 from biasreg.training.validation import ValidationResult
 
 pytestmark = pytest.mark.slow

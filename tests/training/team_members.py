@@ -12,7 +12,8 @@ from torch import nn
 
 from biasreg.core.paths import Roots
 from biasreg.training.distributed import Seat, join_team
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
+from biasreg.training.options import TrainingOptions
 
 CPU = torch.device("cpu")
 

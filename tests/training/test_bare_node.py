@@ -35,7 +35,8 @@ sys.meta_path.insert(0, Refusal())
 import torch
 from biasreg.core.paths import Roots
 from biasreg.training import experiment_trackers, overfit, pictures, self_check
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
+from biasreg.training.options import TrainingOptions
 
 torch.set_num_threads(1)
 root = Path({root!r})

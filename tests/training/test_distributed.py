@@ -16,8 +16,9 @@ from torch import nn
 from biasreg.core.errors import InputError, TrainingError
 from biasreg.network.checkpoint import LATEST, load_checkpoint
 from biasreg.training.distributed import ALONE, Seat, join_team, launch, seat_from
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
 from biasreg.training.interruption import TrainingStoppedError
+from biasreg.training.options import TrainingOptions
 
 CPU = torch.device("cpu")
 OPTIONS = TrainingOptions(plans_name="tiny", device="cpu", num_workers=0)

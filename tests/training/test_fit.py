@@ -8,8 +8,9 @@ from biasreg.network.checkpoint import load_checkpoint
 from biasreg.planning.fallback import fallbacks
 from biasreg.training import fit
 from biasreg.training.fit import check_memory, fit_to_device
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
 from biasreg.training.observers import LOG_FILE
+from biasreg.training.options import TrainingOptions
 from biasreg.training.step_memory import measure_step_gib
 
 CPU = torch.device("cpu")

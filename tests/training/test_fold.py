@@ -13,10 +13,12 @@ import torch
 from biasreg.core.errors import CheckpointError, DatasetError, InputError, PlansError
 from biasreg.core.serialization import file_hash, from_json, read_record
 from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint
+from biasreg.training import assembly
 from biasreg.training import fold as fold_module
-from biasreg.training.fold import TrainingOptions, train_fold
+from biasreg.training.fold import train_fold
 from biasreg.training.interruption import TrainingStoppedError
 from biasreg.training.observers import EpochRecord
+from biasreg.training.options import TrainingOptions
 from biasreg.training.validation import ValidationResult
 from biasreg.training.workers import open_batches
 
@@ -44,7 +46,7 @@ def stop_at(monkeypatch, iteration, number=signal.SIGINT):
         with open_batches(source, sampler, settings, start) as batches:
             yield watched(batches)
 
-    monkeypatch.setattr(fold_module, "open_batches", open_and_stop)
+    monkeypatch.setattr(assembly, "open_batches", open_and_stop)
 
 
 def assert_same_run(ours, theirs):

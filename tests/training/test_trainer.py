@@ -10,8 +10,9 @@ from biasreg.network.build import build_network
 from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, load_checkpoint
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.optimization import build_optimizer
+from biasreg.training.recipe import Home, Recipe, TrainingData
 from biasreg.training.sampling import PairSampler
-from biasreg.training.trainer import Home, Recipe, Trainer, TrainingData
+from biasreg.training.trainer import Trainer
 from biasreg.training.validation import Validation
 from biasreg.training.workers import open_batches
 

@@ -86,11 +86,11 @@ def test_the_network_is_back_in_training_mode_after_each_pair(write_dataset):
     assert network.training
 
 
-def test_the_score_is_dice_minus_folding():
+def test_the_score_is_dice_minus_ten_times_folding():
     pairs = (PairScore("a", "b", 0.4, 0.8, 0.1, 0.5), PairScore("b", "c", None, None, 0.3, 0.7))
     result = ValidationResult(3, "both", pairs)
     assert result.dice_before == pytest.approx(0.4)
-    assert result.score == pytest.approx(0.8 - 0.2)
+    assert result.score == pytest.approx(0.8 - 10 * 0.2)
     assert result.similarity_loss == pytest.approx(0.6)
 
 

@@ -6,7 +6,8 @@ import pytest
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.serialization import write_record
 from biasreg.planning.fallback import fallbacks
-from biasreg.training.workspace import agreed_configuration, open_workspace, publish, read_fold, read_fold_data
+from biasreg.training.model_folder import agreed_configuration, publish
+from biasreg.training.workspace import open_workspace, read_fold, read_fold_data
 
 
 def test_a_fold_is_read_with_its_held_out_pairs(write_dataset):

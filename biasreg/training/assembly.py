@@ -1,0 +1,141 @@
+"""From plans, options and data to a trainer: where the parts of a run are put together."""
+
+import functools
+
+import torch
+
+from biasreg.core.serialization import to_json
+from biasreg.network.build import build_network
+from biasreg.network.checkpoint import RunSettings
+from biasreg.network.pretrained import load_base
+from biasreg.planning.plans import Configuration
+from biasreg.training.data import CaseSource, LoaderSettings
+from biasreg.training.distributed import Seat, Team
+from biasreg.training.experiment_trackers import trackers
+from biasreg.training.observers import METRICS_FILE, PROGRESS_FILE, EpochLog, MetricsFile, Observer, ProgressFigure
+from biasreg.training.optimization import build_optimizer
+from biasreg.training.options import TrainingOptions
+from biasreg.training.pictures import PairPictures
+from biasreg.training.recipe import Home, Recipe, TrainingData
+from biasreg.training.step_memory import objective_settings
+from biasreg.training.trainer import Trainer
+from biasreg.training.validation import Validation
+from biasreg.training.workers import default_workers, open_batches
+from biasreg.training.workspace import FoldData, Workspace
+
+
+def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: TrainingOptions, team: Team) -> Trainer:
+    """Put a trainer together, with new weights from the run's seed, or VoCo's where the plans say so.
+
+    Args:
+        workspace: What the run works on.
+        data: The fold's cases and pairs.
+        home: Where the run lives, and what it was started with.
+        options: What differs from the plans.
+        team: The processes that train together.
+
+    Returns:
+        The trainer, before its first step.
+
+    Raises:
+        WeightsError: If pretrained weights are not installed, or others than the run was started with.
+        InputError: If a program that is to follow the run is not installed.
+    """
+    configuration, run = workspace.configuration, home.identity.run
+    torch.manual_seed(run.seed)
+    _set_determinism(options.deterministic)
+    network = build_network(configuration.network)
+    encoder, init = network.encoder, configuration.network.encoder.init
+    load_base(encoder, init, workspace.results, home.identity.pretrained_hash)
+    network.to(team.device)
+    recipe = _recipe(configuration, run, options)
+    return Trainer(
+        network,
+        build_optimizer(network, configuration.training.learning_rate),
+        recipe,
+        _training_data(workspace, data, recipe, options.num_workers, team.seat),
+        home,
+        observers=(
+            EpochLog(run.epochs),
+            MetricsFile(home.folder / METRICS_FILE),
+            ProgressFigure(home.folder / PROGRESS_FILE),
+            *_trackers(home, options, team),
+        ),
+        team=team,
+        picture=_picture(workspace, data, home, recipe),
+    )
+
+
+def _trackers(home: Home, options: TrainingOptions, team: Team) -> tuple[Observer, ...]:
+    identity = home.identity
+    if not team.writes:
+        return ()
+    name = f"{identity.dataset_name} {identity.plans_name}__{identity.configuration_name} fold_{identity.run.fold}"
+    return trackers(options.track, home.folder, name, to_json(identity))
+
+
+def _picture(workspace: Workspace, data: FoldData, home: Home, recipe: Recipe) -> PairPictures | None:
+    if not data.validation:
+        return None
+    return PairPictures(case_source(workspace, data), data.validation[0], home.folder, recipe.objective)
+
+
+def case_source(workspace: Workspace, data: FoldData) -> CaseSource:
+    """Say where the cases of a fold are read from.
+
+    Args:
+        workspace: What the run works on.
+        data: The fold's cases.
+
+    Returns:
+        The source, on the grid that is trained on.
+    """
+    return CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
+
+
+def _set_determinism(wanted: bool) -> None:
+    """Choose between the fastest kernels and those that give the same numbers each time.
+
+    On CUDA, sampling at displaced positions has no deterministic backward pass: torch then warns, and goes on.
+    """
+    torch.use_deterministic_algorithms(wanted, warn_only=True)
+    torch.backends.cudnn.deterministic = wanted
+    torch.backends.cudnn.benchmark = not wanted  # all inputs have one shape
+
+
+def _recipe(configuration: Configuration, run: RunSettings, options: TrainingOptions) -> Recipe:
+    plans = configuration.training
+    return Recipe(
+        epochs=run.epochs,
+        iterations_per_epoch=run.iterations_per_epoch,
+        seed=run.seed,
+        learning_rate=plans.learning_rate,
+        learning_rate_power=plans.learning_rate_power,
+        learning_rate_warmup=plans.learning_rate_warmup,
+        gradient_clip=plans.gradient_clip,
+        averaging_decay=plans.averaging_decay,
+        consistency_warmup=plans.consistency_warmup,
+        consistency_interval=plans.consistency_interval,
+        validate_every=options.validate_every,
+        picture_every=options.picture_every,
+        augmentation=plans.augmentation,
+        objective=objective_settings(configuration),
+    )
+
+
+def _training_data(
+    workspace: Workspace, data: FoldData, recipe: Recipe, num_workers: int | None, seat: Seat
+) -> TrainingData:
+    source = case_source(workspace, data)
+    settings = LoaderSettings(
+        batch_size=workspace.configuration.training.batch_size,
+        seed=recipe.seed,
+        probability=recipe.augmentation.probability,
+        workers=default_workers() if num_workers is None else num_workers,
+        rank=seat.rank,
+        ranks=seat.size,
+    )
+    return TrainingData(
+        open_batches=functools.partial(open_batches, source, data.sampler, settings),
+        validation=Validation(source, data.validation, data.held_out, recipe.objective),
+    )
