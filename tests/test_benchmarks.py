@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from biasreg.core.dataset import read_dataset
-from biasreg.core.serialization import write_record
+from biasreg.core.serialization import to_json, write_json, write_record
 from biasreg.demo.dataset import make_phantom_dataset
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
 from biasreg.evaluation.records import Evaluation, MethodSummary, Sources, Statistic
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
 from biasreg.planning.fingerprint import extract_fingerprint
 from biasreg.planning.planner import Target, plan_experiment
+from biasreg.planning.splits import Fold
 from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.preprocess import preprocess_dataset
 from biasreg.preprocessing.storage import configuration_folder
@@ -116,6 +117,43 @@ def test_pre_alignment_is_scored_on_held_out_and_training_pairs(run, preprocesse
         assert len(measured["pairs"]) == 2
         assert measured["mean_dice_affine"] > 0.3
         assert measured["mirrored_or_lost"] == []
+
+
+def test_variants_of_the_recipe_are_compared_and_leave_nothing_behind(run, preprocessed, tmp_path):
+    (folder,) = (tmp_path / "preprocessed").iterdir()
+    cases = tuple(sorted(path.stem.removesuffix("_mask") for path in folder.rglob("*_mask.npy")))
+    write_json(folder / "splits_final.json", [to_json(Fold(cases, ()))])
+    before = {path for path in tmp_path.rglob("*")}
+    variants = (
+        "--variant",
+        "whole",
+        "--variant",
+        "narrow",
+        "network.mac=false",
+        "--variant",
+        "bare",
+        "ablate=biaf,ardc",
+    )
+    short = ("--epochs", 1, "--steps", 1, "--validate_every", 1, "--device", "cpu", "--root", tmp_path)
+    result, printed = run("recipe.py", *preprocessed[:2], *variants, *short)
+    sizes = [entry["million_parameters"] for entry in result["results"]]
+    assert sizes[1] < sizes[0]
+    assert sizes[2] < sizes[0]
+    assert [entry["variant"] for entry in result["results"]] == ["whole", "narrow", "bare"]
+    assert result["results"][2]["losses"]["consistency"] == 0
+    assert "Dice" in printed
+    assert {path for path in tmp_path.rglob("*")} - before == {tmp_path / "result.json"}
+
+
+def test_a_step_is_set_beside_what_the_device_could_do(run, preprocessed, tmp_path):
+    (plans,) = (tmp_path / "preprocessed").glob("*/biasregPlans.json")
+    result, printed = run("step_limits.py", "--plans", plans, "--steps", 1, "--device", "cpu")
+    (measured,) = result["results"]
+    with_ardc, without = measured["with_ardc"], measured["without_ardc"]
+    assert 1.9 < with_ardc["flops"] / without["flops"] < 2.1
+    assert without["seconds"] > without["arithmetic_limit_seconds"] > 0
+    assert sum(measured["forward_share"].values()) == pytest.approx(1)
+    assert "times the larger limit" in printed
 
 
 def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
