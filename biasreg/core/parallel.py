@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
+from types import TracebackType
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -104,7 +105,25 @@ def process_executor(workers: int) -> Executor:
     """
     if workers == 1:
         return ThreadPoolExecutor(1)
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker)
+    return _InterruptiblePool(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker)
+
+
+class _InterruptiblePool(ProcessPoolExecutor):
+    """A pool that finishes what is under way when it is interrupted, unless it is interrupted again."""
+
+    _processes: dict[int, multiprocessing.Process]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            logger.warning("interrupted: the cases under way are being finished; Ctrl-C again ends them at once")
+        try:
+            return super().__exit__(kind, error, traceback)
+        except KeyboardInterrupt:
+            for process in list((self._processes or {}).values()):
+                process.kill()
+            raise
 
 
 def map_cases(

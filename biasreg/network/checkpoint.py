@@ -31,6 +31,7 @@ class RunSettings:
         iterations_per_epoch: Steps per epoch.
         seed: Seed of weights, batches and augmentation.
         cases_hash: Content hash of the fold's cases: which were trained on and which held out.
+        processes: How many processes train together, each with a batch of its own.
     """
 
     fold: int | Literal["all"]
@@ -38,6 +39,7 @@ class RunSettings:
     iterations_per_epoch: int
     seed: int
     cases_hash: str
+    processes: int = 1
 
 
 @dataclass(frozen=True)

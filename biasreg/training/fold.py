@@ -71,7 +71,7 @@ def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team:
         agreed = agreed_configuration(workspace, fold)
         fitted = team.of_first(fit_to_device(agreed, team.device) if team.writes else None)
     workspace = replace(workspace, used=used_configuration(fitted, checkpoint))
-    new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold))
+    new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold), team.seat.size)
     init = workspace.configuration.network.encoder.init
     identity = Identity(
         dataset_name=workspace.plans.dataset_name,

@@ -137,6 +137,39 @@ def is_alive(pid):
     return True
 
 
+SLEEP = """
+import sys, time
+from pathlib import Path
+from biasreg.core.parallel import map_cases, process_executor
+
+def sleep(path):
+    Path(path).touch()
+    time.sleep(120)
+
+if __name__ == "__main__":
+    with process_executor(2) as executor:
+        map_cases(sleep, {name: (f"{sys.argv[1]}/{name}",) for name in "ab"}, executor, "sleep")
+"""
+
+
+@pytest.mark.slow
+def test_a_first_ctrl_c_lets_cases_finish_and_says_so_and_a_second_one_ends_them(tmp_path):
+    script = tmp_path / "sleep.py"
+    script.write_text(SLEEP)
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True) as running:
+        while not all((tmp_path / name).exists() for name in "ab"):
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        for line in running.stderr:
+            if "are being finished; Ctrl-C again ends them at once" in line:
+                break
+        assert running.poll() is None
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=30) != 0
+
+
 @pytest.mark.slow
 def test_several_workers_are_processes_with_one_thread_that_leave_ctrl_c_to_their_parent():
     with process_executor(2) as pool:

@@ -104,7 +104,7 @@ CALL = "import sys; from biasreg.cli.train import main; sys.exit(main(sys.argv[1
 
 
 @pytest.mark.slow
-def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset):
+def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog):
     roots = write_dataset()
     (roots.raw).mkdir()
     arguments = command(roots, "-num_gpus", "2", "--epochs", "200")
@@ -125,6 +125,7 @@ def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset
     with pytest.raises(TrainingStoppedError):
         train_fold(roots, "901", 0, resumed)
     assert load_checkpoint(folder / LATEST).progress["iteration"] > done
+    assert "started by 2 process(es) and goes on with 1: a step now has fewer pairs" in caplog.text
 
 
 @pytest.mark.slow
