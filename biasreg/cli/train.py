@@ -28,9 +28,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.check:
         return run_command(partial(_check, arguments))
-    if arguments.num_gpus is None:
-        return run_command(partial(_train, arguments))
-    return run_command(partial(_train_in_processes, arguments))
+    if arguments.num_gpus is not None:
+        return run_command(partial(_train_in_processes, arguments))
+    is_first = os.environ.get("RANK", "0") == "0"  # of those that torchrun starts
+    return run_command(partial(_train, arguments), quiet=not is_first)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,9 +87,12 @@ def _count(text: str) -> int:
 
 
 def _train_in_processes(arguments: argparse.Namespace) -> int:
-    from biasreg.training.distributed import launch
+    from biasreg.network.device import select_device
+    from biasreg.training.distributed import launch, require_gpus
 
-    roots_from(arguments)  # a root that is missing is reported once
+    roots_from(arguments)  # what is missing is reported once
+    if select_device(arguments.device).type == "cuda":
+        require_gpus(arguments.num_gpus)
     return launch(partial(_train_at, arguments), arguments.num_gpus)
 
 

@@ -217,8 +217,8 @@ def _draw_overlays(panels: Sequence[Panel], volumes: _Volumes) -> None:
         fixed = np.asarray(fixed_norm(panel.cut_out(volumes.fixed)))
         if has_labels:
             panel.show(fixed, cmap="gray", vmin=0, vmax=1)
-            _draw_contours(panel, volumes.fixed_labels, FIXED_COLOUR)
-            _draw_contours(panel, volumes.warped_labels, WARPED_COLOUR)
+            draw_contours(panel, volumes.fixed_labels, FIXED_COLOUR)
+            draw_contours(panel, volumes.warped_labels, WARPED_COLOUR)
         else:
             warped = np.asarray(warped_norm(panel.cut_out(volumes.warped)))
             panel.show(np.stack([fixed, warped, fixed], axis=-1))
@@ -228,7 +228,14 @@ def _draw_overlays(panels: Sequence[Panel], volumes: _Volumes) -> None:
         _draw_legend(panels[-1].axes, "images", ("magenta", "green"))
 
 
-def _draw_contours(panel: Panel, labels: NDArray | None, colour: str) -> None:
+def draw_contours(panel: Panel, labels: NDArray | None, colour: str) -> None:
+    """Draw the outline of each label in the plane of a panel.
+
+    Args:
+        panel: Where.
+        labels: (X, Y, Z) integer; None draws nothing.
+        colour: Of all of them.
+    """
     if labels is None:
         return
     plane = panel.cut_out(labels)
@@ -247,13 +254,21 @@ def _draw_displacement(figure: Figure, panels: Sequence[Panel], volumes: _Volume
     norm, colours = Normalize(0.0, largest or 1.0), colormaps["cividis"]
     for panel in panels:
         panel.show(panel.cut_out(length_mm), cmap=colours, norm=norm)
-        lines = LineCollection(list(_deformed_grid(panel, volumes.displacement)), colors="white", linewidths=0.5)
+        lines = LineCollection(list(deformed_grid(panel, volumes.displacement)), colors="white", linewidths=0.5)
         panel.axes.add_collection(lines, autolim=False)
     _add_bar(figure, panels, norm, colours, "length, mm")
 
 
-def _deformed_grid(panel: Panel, displacement: NDArray) -> Iterator[NDArray]:
-    """Yield grid lines (N, 2) in mm, each point x moved to the in-plane part of x + u(x)."""
+def deformed_grid(panel: Panel, displacement: NDArray) -> Iterator[NDArray]:
+    """Give the lines of a grid that the displacement deforms, in the plane of a panel.
+
+    Args:
+        panel: Where.
+        displacement: u, (3, X, Y, Z) in voxels.
+
+    Yields:
+        Lines (N, 2) in mm, each point x moved to the in-plane part of x + u(x).
+    """
     across, up = panel.steps
     u = panel.cut_out(displacement[panel.view.horizontal])  # (vertical, horizontal)
     v = panel.cut_out(displacement[panel.view.vertical])

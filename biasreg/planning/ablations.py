@@ -38,8 +38,8 @@ def _without_semantics(configuration: Configuration) -> Configuration:
 
 
 def _single_level(configuration: Configuration) -> Configuration:
-    known = configuration.network.correlation_levels
-    return _network(registration_levels=1, correlation_levels=known[: int(0 in known)])(configuration)
+    finest = tuple(level for level in configuration.network.correlation_levels if level == 0)
+    return _network(registration_levels=1, correlation_levels=finest)(configuration)
 
 
 _PARTS: Mapping[str, tuple[str, Callable[[Configuration], Configuration]]] = {
@@ -54,6 +54,8 @@ _PARTS: Mapping[str, tuple[str, Callable[[Configuration], Configuration]]] = {
     "pretraining": ("the encoder starts from random weights", _pretrained(init="scratch", tuning="full", lora=None)),
 }
 PARTS = tuple(_PARTS)
+# Of each of these one at most: together they leave nothing, or say the opposite of each other.
+_ALTERNATIVES = (("semantics", "intensity"), ("lora", "freezing", "pretraining"))
 
 
 def ablation_name(configuration: str, parts: Sequence[str]) -> str:
@@ -91,10 +93,11 @@ def add_ablation(plans: Plans, configuration: str, parts: Sequence[str]) -> Plan
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise InputError(f"--ablate knows no part {', '.join(unknown)} · choose among {', '.join(PARTS)}")
-    if {"semantics", "intensity"} <= set(parts):
-        raise InputError("--ablate semantics,intensity leaves no decoder · take one of them away")
+    for group in _ALTERNATIVES:
+        if len(set(group) & set(parts)) > 1:
+            raise InputError(f"--ablate {','.join(parts)}: of {', '.join(group)} only one can be taken away")
     changed = plans.configurations[configuration]
-    for part in parts:
+    for part in dict.fromkeys(parts):
         before, changed = changed, _PARTS[part][1](changed)
         if changed == before:
             raise InputError(f"--ablate {part}: configuration {configuration} has nothing of it to take away")

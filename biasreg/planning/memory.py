@@ -8,8 +8,7 @@ from biasreg.core.parallel import GIB
 from biasreg.planning.network_rules import Device
 from biasreg.planning.plans import Configuration, NetworkPlans
 
-# A CPU is bounded by time, not by memory: with this many voxels a step of the narrow network takes about 1.8 seconds
-# on two cores.
+# A CPU is bounded by time, not by memory: with this many voxels a step takes about two seconds on one core.
 CPU_VOXEL_BUDGET = 80_000
 # Of a device's memory: the rest goes to the system, to fragments, and to what the model does not know.
 USABLE = {"cpu": 0.8, "cuda": 0.92}

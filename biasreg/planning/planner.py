@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from biasreg.core.dataset_json import DatasetJson
 from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.serialization import content_hash
-from biasreg.planning import grid_rules, network_rules, rules
+from biasreg.planning import grid_rules, network_rules, rules, training_rules
 from biasreg.planning.encoder_rules import EncoderChoice, EncoderWish, check_choice, choose_encoder
 from biasreg.planning.fingerprint_records import Fingerprint, Triple
 from biasreg.planning.memory import CPU_VOXEL_BUDGET, step_memory_gib, usable_memory_gib
@@ -177,7 +177,8 @@ class _Designer:
         self.displacement_mm, self.field_of_view_mm = displacement.value, field_of_view.value
         foreground = sorted((value, name) for name, value in dataset.labels.items() if value != 0)
         self.label_values = tuple(value for value, _ in foreground)
-        self.supervision = network_rules.choose_supervision([case.label_volumes_mm3 for case in cases], len(foreground))
+        volumes = [case.label_volumes_mm3 for case in cases]
+        self.supervision = training_rules.choose_supervision(volumes, len(foreground))
         self.similarity = rules.choose_similarity([case.modality for case in cases])
         modality = rules.choose_modality([case.modality for case in cases])
         self.wish = EncoderWish(target.encoder, target.installed, target.device, modality.value)
@@ -214,8 +215,8 @@ class _Designer:
         """Design a configuration at a spacing, with one pair per step."""
         layout = grid_rules.lay_out(self.field_of_view_mm, spacing, network_rules.max_stages(self.target.device))
         network, network_why = self._network(spacing, layout.value, effort)
-        weights = network_rules.choose_loss_weights(self.supervision.value)
-        training = network_rules.choose_training(self.target.device, self.similarity.value, weights.value, spacing)
+        weights = training_rules.choose_loss_weights(self.supervision.value)
+        training = training_rules.choose_training(self.target.device, self.similarity.value, weights.value, spacing)
         preprocessing = replace(self.preprocessing, spacing=spacing, patch_size=layout.value.patch_size)
         configuration = Configuration(preprocessing, network, training.value)
         reasons = {"spacing": why, "patch_size": layout.why, **network_why}

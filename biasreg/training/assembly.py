@@ -5,13 +5,14 @@ import functools
 import torch
 
 from biasreg.core.serialization import to_json
+from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import RunSettings
 from biasreg.network.pretrained import load_base
 from biasreg.planning.plans import Configuration
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.distributed import Seat, Team
-from biasreg.training.experiment_trackers import trackers
+from biasreg.training.experiment_trackers import TrackedRun, trackers
 from biasreg.training.observers import METRICS_FILE, PROGRESS_FILE, EpochLog, MetricsFile, Observer, ProgressFigure
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.options import TrainingOptions
@@ -44,10 +45,7 @@ def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: Tra
     configuration, run = workspace.configuration, home.identity.run
     torch.manual_seed(run.seed)
     _set_determinism(options.deterministic)
-    network = build_network(configuration.network)
-    encoder, init = network.encoder, configuration.network.encoder.init
-    load_base(encoder, init, workspace.results, home.identity.pretrained_hash)
-    network.to(team.device)
+    network = make_network(workspace, team.device, home.identity.pretrained_hash)
     recipe = _recipe(configuration, run, options)
     return Trainer(
         network,
@@ -66,12 +64,32 @@ def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: Tra
     )
 
 
+def make_network(workspace: Workspace, device: torch.device, pretrained_hash: str | None = None) -> BIASNet:
+    """Make the network of a run, with new weights from torch's global generator, or VoCo's where the plans say so.
+
+    Args:
+        workspace: What the run works on.
+        device: Where the network goes.
+        pretrained_hash: Hash that the pretrained weights must have; None for any.
+
+    Returns:
+        The network.
+
+    Raises:
+        WeightsError: If pretrained weights are not installed, or others than these.
+    """
+    plans = workspace.configuration.network
+    network = build_network(plans)
+    load_base(network.encoder, plans.encoder.init, workspace.results, pretrained_hash)
+    return network.to(device)
+
+
 def _trackers(home: Home, options: TrainingOptions, team: Team) -> tuple[Observer, ...]:
     identity = home.identity
     if not team.writes:
         return ()
     name = f"{identity.dataset_name} {identity.plans_name}__{identity.configuration_name} fold_{identity.run.fold}"
-    return trackers(options.track, home.folder, name, to_json(identity))
+    return trackers(options.track, TrackedRun(home.folder, name, to_json(identity), options.resume))
 
 
 def _picture(workspace: Workspace, data: FoldData, home: Home, recipe: Recipe) -> PairPictures | None:
@@ -131,7 +149,7 @@ def _training_data(
         batch_size=workspace.configuration.training.batch_size,
         seed=recipe.seed,
         probability=recipe.augmentation.probability,
-        workers=default_workers() if num_workers is None else num_workers,
+        workers=default_workers(seat.local_size) if num_workers is None else num_workers,
         rank=seat.rank,
         ranks=seat.size,
     )

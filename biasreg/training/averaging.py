@@ -17,14 +17,15 @@ class WeightAverage:
         decay: Share of the former average that is kept, in (0, 1).
 
     Attributes:
-        network: A copy of the network that holds the average.
+        network: A copy of the network that holds the average; what does not train is shared with it.
 
     Source: Polyak and Juditsky, SIAM Journal on Control and Optimization 1992; the rising decay is that of TensorFlow's
     ExponentialMovingAverage.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network)
+        frozen = {id(parameter): parameter for parameter in network.parameters() if not parameter.requires_grad}
+        self.network = copy.deepcopy(network, frozen)  # the memory of what is frozen is shared
         self._decay = decay
         self._names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
         averaged = dict(self.network.named_parameters())

@@ -1,6 +1,5 @@
 """Where a run begins: anew, as its plans and options say, or at the checkpoint that it left."""
 
-import logging
 from pathlib import Path
 
 from biasreg.core.errors import CheckpointError, InputError
@@ -11,8 +10,6 @@ from biasreg.planning.plans import Configuration
 from biasreg.training.fit import Fitted
 from biasreg.training.options import TrainingOptions
 from biasreg.training.workspace import Workspace
-
-logger = logging.getLogger(__name__)
 
 DEFAULT_SEED = 12345
 
@@ -101,12 +98,4 @@ def run_settings(new: RunSettings, options: TrainingOptions, checkpoint: Checkpo
                 f"--{name} {asked} contradicts the run to resume, which was started with {known} · leave it out, or "
                 "start anew with --overwrite"
             )
-    if run.processes != new.processes:
-        logger.warning(
-            "this run was started by %d process(es) and goes on with %d: a step now has %s pairs, and the result will "
-            "differ from that of a run that was not interrupted",
-            run.processes,
-            new.processes,
-            "more" if new.processes > run.processes else "fewer",
-        )
     return run

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from biasreg.core.errors import TrainingError
+from biasreg.core.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +49,11 @@ def refuse_failures(lines: Iterable[CheckLine]) -> None:
         lines: The lines.
 
     Raises:
-        TrainingError: If any of them is a FAIL; the message lists these.
+        InputError: If any of them is a FAIL; the message lists these.
     """
     failed = "".join(f"\n  {line}" for line in lines if line.verdict == "FAIL")
     if failed:
-        raise TrainingError(f"the self-check before training failed:{failed}")
+        raise InputError(f"the self-check before training failed:{failed}")
 
 
 def listed(items: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ class HostBatch(NamedTuple):
         moving_mask: Where the moving images have values (B, 1, X, Y, Z), uint8.
         fixed_mask: The same of the fixed images.
         pairs: (moving, fixed) case identifiers.
+        numbers: Number of each pair, counted over all pairs of the run; empty outside of training.
     """
 
     moving: np.ndarray
@@ -60,6 +61,7 @@ class HostBatch(NamedTuple):
     moving_mask: np.ndarray
     fixed_mask: np.ndarray
     pairs: tuple[Pair, ...]
+    numbers: tuple[int, ...] = ()
 
 
 class Regrid(NamedTuple):
@@ -171,8 +173,9 @@ def make_batch(source: CaseSource, sampler: PairSampler, settings: LoaderSetting
     pairs = [_make_pair(source, sampler, settings, number) for number in settings.pair_numbers(index)]
     if len(pairs) == 1:
         return pairs[0]
-    arrays = {name: np.concatenate([getattr(pair, name) for pair in pairs]) for name in HostBatch._fields[:-1]}
-    return HostBatch(**arrays, pairs=tuple(names for pair in pairs for names in pair.pairs))
+    arrays = {name: np.concatenate([getattr(pair, name) for pair in pairs]) for name in HostBatch._fields[:-2]}
+    names = tuple(name for pair in pairs for name in pair.pairs)
+    return HostBatch(**arrays, pairs=names, numbers=tuple(number for pair in pairs for number in pair.numbers))
 
 
 def _make_pair(source: CaseSource, sampler: PairSampler, settings: LoaderSettings, number: int) -> HostBatch:
@@ -182,7 +185,7 @@ def _make_pair(source: CaseSource, sampler: PairSampler, settings: LoaderSetting
     with _seeded_globals(rng):
         images = _intensity_transforms(settings.probability)(data=images)["data"]
     moving, fixed = np.split(np.clip(images, 0, 1).astype(np.float32, copy=False), 2)
-    return pair._replace(moving=moving, fixed=fixed)
+    return pair._replace(moving=moving, fixed=fixed, numbers=(number,))
 
 
 def to_device(batch: HostBatch, device: torch.device) -> PairBatch:

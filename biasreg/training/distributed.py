@@ -1,29 +1,35 @@
 """Several processes that train one network: each takes its share of every batch, and one of them writes."""
 
 import datetime
+import inspect
+import multiprocessing
+import multiprocessing.connection
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from types import FrameType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 from torch.nn.parallel import DistributedDataParallel
 
-from biasreg.core.errors import InputError, TrainingError
+from biasreg.core.errors import BiasregError, InputError
+from biasreg.core.parallel import die_with_parent
 
 Item = TypeVar("Item")
 # A process that waits longer than this for another takes it for dead; the slowest thing that only one does is to
 # write a checkpoint to a network disk.
 PATIENCE = datetime.timedelta(minutes=10)
-GRACE_SECONDS = 30.0  # between asking the others to end, when one has failed, and killing them
+FOLLOW_SECONDS = 5.0  # that the others have to end by themselves when one has failed, and to say why
+GRACE_SECONDS = 30.0  # between asking them to end and killing them
 
 
 class Seat(NamedTuple):
@@ -33,12 +39,14 @@ class Seat(NamedTuple):
         rank: Its number, from 0.
         size: How many there are.
         local_rank: Its number on this computer, which is also that of its GPU.
+        local_size: How many there are on this computer.
         address: Where they meet, as torch.distributed writes it; `env://` is where torchrun says.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     address: str = "env://"
 
 
@@ -72,7 +80,12 @@ class Team:
         if self.is_alone:
             return network
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=devices, broadcast_buffers=False)
+        # Buffers are constants; to send them in each forward pass would break where processes pass a different number
+        # of times. torch has renamed the switch.
+        known = inspect.signature(DistributedDataParallel).parameters
+        switch = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        options: dict[str, Any] = {"device_ids": devices, "gradient_as_bucket_view": True, switch: False}
+        return DistributedDataParallel(network, **options)
 
     def mean(self, values: Tensor) -> Tensor:
         """Average a tensor over all processes."""
@@ -102,13 +115,27 @@ class Team:
         count = sum(len(each) for each in shares)
         return tuple(shares[index % self.seat.size][index // self.seat.size] for index in range(count))
 
-    def of_first(self, item: Item) -> Item:
-        """Give every process what the first one has; the others' item is not looked at."""
+    def by_first(self, make: Callable[[], Item]) -> Item:
+        """Let the first process do something, and give every process what it returned.
+
+        An error of the first one ends all: it alone says why, the others exit with its code.
+        """
         if self.is_alone:
-            return item
-        items = [item]
-        dist.broadcast_object_list(items, src=0, device=self.device)
-        return items[0]
+            return make()
+        outcome: list[Any] = [None, None]
+        error = None
+        if self.writes:
+            try:
+                outcome[0] = make()
+            except BiasregError as caught:
+                error, outcome[1] = caught, caught.exit_code
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if error is not None:
+            raise error
+        if outcome[1] is not None:
+            sys.exit(outcome[1])
+        item: Item = outcome[0]
+        return item
 
 
 def seat_from(environment: Mapping[str, str]) -> Seat:
@@ -123,16 +150,16 @@ def seat_from(environment: Mapping[str, str]) -> Seat:
     Raises:
         InputError: If only some of the variables are there, or they are no numbers.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if "TORCHELASTIC_RUN_ID" not in environment:  # Slurm and others set WORLD_SIZE too
         return ALONE
     try:
-        rank, size, local_rank = (int(environment[name]) for name in names)
+        rank, size, local_rank, local_size = (int(environment[name]) for name in names)
     except (KeyError, ValueError) as error:
         raise InputError(
             f"torchrun's variables {', '.join(names)} are incomplete ({error}) · start training with torchrun"
         ) from error
-    return Seat(rank, size, local_rank)
+    return Seat(rank, size, local_rank, local_size)
 
 
 @contextmanager
@@ -153,11 +180,7 @@ def join_team(seat: Seat, device: torch.device) -> Iterator[Team]:
         yield Team(seat, device)
         return
     if device.type == "cuda":
-        if seat.local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"process {seat.local_rank} has no GPU: this computer has {torch.cuda.device_count()} · start as many "
-                "processes as there are GPUs"
-            )
+        require_gpus(seat.local_rank + 1)
         device = torch.device("cuda", seat.local_rank)
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
@@ -168,41 +191,75 @@ def join_team(seat: Seat, device: torch.device) -> Iterator[Team]:
         dist.destroy_process_group()
 
 
+def require_gpus(count: int) -> None:
+    """Refuse more processes than GPUs.
+
+    Args:
+        count: Number of processes on this computer.
+
+    Raises:
+        InputError: If there are fewer GPUs.
+    """
+    found = torch.cuda.device_count()
+    if count > found:
+        raise InputError(f"{count} processes need as many GPUs, and this computer has {found} · start {found} of them")
+
+
 def launch(function: Callable[[Seat], int], size: int) -> int:
     """Call a function in several processes of this computer that train together, and wait for all of them.
 
     Ctrl-C reaches the processes by itself; SIGTERM, which schedulers send to this process alone, is passed on. When
-    one process fails, the others are ended.
+    one process fails, the others are ended; a process that raises an exception prints its traceback.
 
     Args:
         function: Called with the seat of its process; can be pickled; returns an exit code.
         size: Number of processes.
 
     Returns:
-        0 if all of them returned 0, else the exit code of the one that failed first.
-
-    Raises:
-        TrainingError: With the traceback of a process that raised an exception.
+        0 if all of them returned 0, else the exit code of one that failed: rather a code that it returned than 1, which
+        is that of a traceback, since the others break when the first one ends.
     """
     with tempfile.TemporaryDirectory() as folder:
-        address = f"file://{folder}/meeting"
-        context = start_processes(_take_seat, (function, size, address), nprocs=size, join=False, start_method="spawn")
-        assert context is not None  # it would be, had it been told to join
-        with _passing_on(context.processes):
-            try:
-                while not context.join(grace_period=GRACE_SECONDS):
-                    pass
-            except ProcessExitedException as error:
-                return 128 - error.exit_code if error.exit_code < 0 else error.exit_code
-            except ProcessRaisedException as error:
-                raise TrainingError(f"process {error.error_index} of {size} failed\n{error}") from None
-    return 0
+        seats = [Seat(rank, size, rank, size, f"file://{folder}/meeting") for rank in range(size)]
+        make = multiprocessing.get_context("spawn").Process
+        processes = [make(target=_take_seat, args=(function, seat)) for seat in seats]
+        for process in processes:
+            process.start()
+        with _passing_on(processes):
+            first = _wait_for_failure(processes)
+            own = [process.exitcode for process in processes if process.exitcode not in (None, 0, 1)]
+            _end(processes)
+    code = (own or [first])[0] or 0
+    return 128 - code if code < 0 else code
 
 
-def _take_seat(rank: int, function: Callable[[Seat], int], size: int, address: str) -> None:
-    code = function(Seat(rank, size, rank, address))
-    if code:
-        sys.exit(code)
+def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    sys.exit(function(seat))
+
+
+def _wait_for_failure(processes: Sequence[BaseProcess]) -> int:
+    """Wait until all have ended well, or one has failed and the others had time to follow it; its code, or 0."""
+    while waiting := [process for process in processes if process.exitcode is None]:
+        multiprocessing.connection.wait([process.sentinel for process in waiting])
+        failed = [process.exitcode for process in processes if process.exitcode]
+        if failed:
+            deadline = time.monotonic() + FOLLOW_SECONDS
+            for process in processes:
+                process.join(max(deadline - time.monotonic(), 0.0))
+            return failed[0]
+    return next((process.exitcode for process in processes if process.exitcode), 0)
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End what still runs: first asked, then killed."""
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        process.join(max(deadline - time.monotonic(), 0.0))
+        process.kill()
+        process.join()
 
 
 @contextmanager

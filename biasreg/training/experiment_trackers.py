@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from biasreg.core.errors import InputError
 from biasreg.core.serialization import read_json, write_json
@@ -22,48 +22,57 @@ MLFLOW_PARAMETERS = 100  # that MLflow's server takes in one call
 MLFLOW_CHARACTERS = 500  # of a parameter's value that every version of MLflow keeps
 
 
-def trackers(names: Sequence[str], folder: Path, run_name: str, settings: Mapping[str, Any]) -> tuple[Observer, ...]:
-    """Make the observers that a user asked for.
+class TrackedRun(NamedTuple):
+    """The run that is followed.
 
-    Nothing is opened or sent before the run starts.
+    Attributes:
+        folder: Folder of the fold; keeps the identifiers that the programs give the run.
+        name: What the programs call the run.
+        settings: What the run was started with, as plain JSON data.
+        is_resumed: Whether it goes on from a checkpoint; the programs then go on under the same identifier.
+    """
+
+    folder: Path
+    name: str
+    settings: Mapping[str, Any]
+    is_resumed: bool
+
+
+def trackers(names: Sequence[str], run: TrackedRun) -> tuple[Observer, ...]:
+    """Make the observers that a user asked for; what refuses to begin a run does so here, before anything is trained.
 
     Args:
         names: Any of `tensorboard`, `wandb` and `mlflow`.
-        folder: Folder of the fold.
-        run_name: What the programs call the run.
-        settings: What the run was started with, as plain JSON data.
+        run: The run.
 
     Returns:
         One observer for each name, in their order.
 
     Raises:
-        InputError: If a program is unknown or not installed.
+        InputError: If a program is unknown, not installed, or does not let a run begin.
     """
-    unknown = [name for name in names if name not in _MAKERS]
+    unknown = [name for name in names if name not in TRACKERS]
     if unknown:
-        raise InputError(f"no tracker is called {', '.join(unknown)} · there are: {', '.join(_MAKERS)}")
-    return tuple(_MAKERS[name](folder, run_name, settings) for name in dict.fromkeys(names))
+        raise InputError(f"no tracker is called {', '.join(unknown)} · there are: {', '.join(TRACKERS)}")
+    return tuple(TRACKERS[name](run) for name in dict.fromkeys(names))
 
 
 class TensorBoardObserver:
     """Writes the numbers of each epoch for TensorBoard, into the folder of the fold.
 
     Args:
-        folder: Folder of the fold.
-        run_name: Unused: TensorBoard calls a run by its folder.
-        settings: Shown as text.
+        run: The run; TensorBoard calls it by its folder, and shows its settings as text.
 
     Raises:
         InputError: If TensorBoard is not installed.
     """
 
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any]) -> None:
-        del run_name
+    def __init__(self, run: TrackedRun) -> None:
         self._module = _import(
             "torch.utils.tensorboard", "TensorBoard", 'pip install -c constraints.txt -e ".[tensorboard]"'
         )
-        self._folder = folder / TENSORBOARD_FOLDER
-        self._settings = settings
+        self._folder = run.folder / TENSORBOARD_FOLDER
+        self._settings = run.settings
         self._writer: Any = None
 
     def on_start(self, history: Sequence[EpochRecord]) -> None:
@@ -99,36 +108,28 @@ class WandbObserver:
     Where to, and under which account, says that program's own environment (`WANDB_PROJECT`, `WANDB_MODE=offline`, …).
 
     Args:
-        folder: Folder of the fold; keeps the run's identifier, so that a resumed run goes on under the same.
-        run_name: Name of the run.
-        settings: Its configuration.
+        run: The run.
 
     Raises:
-        InputError: If wandb is not installed.
+        InputError: If wandb is not installed, or does not let a run begin, for example without a login.
     """
 
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any]) -> None:
-        self._module = _import("wandb", "Weights & Biases", "pip install wandb")
-        self._folder, self._name, self._settings = folder, run_name, settings
-        self._run: Any = None
-
-    def on_start(self, history: Sequence[EpochRecord]) -> None:
-        """Begin a run, or go on with that of the checkpoint.
-
-        Raises:
-            InputError: If Weights & Biases does not let a run begin, for example without a login.
-        """
-        known = _known_run(self._folder, "wandb") if history else None
+    def __init__(self, run: TrackedRun) -> None:
+        module = _import("wandb", "Weights & Biases", "pip install wandb")
+        known = _known_run(run, "wandb")
         chosen: dict[str, Any] = {"id": known, "resume": "allow"} if known else {}
-        with _refused("Weights & Biases", "log in by `wandb login`, or set WANDB_MODE=offline", self._module.Error):
-            self._run = self._module.init(
-                project=self._module.setup().settings.project or PROJECT,
-                name=self._name,
-                dir=str(self._folder),
-                config=dict(self._settings),
+        with _refused("Weights & Biases", "log in by `wandb login`, or set WANDB_MODE=offline", module.Error):
+            self._run: Any = module.init(
+                project=module.setup().settings.project or PROJECT,
+                name=run.name,
+                dir=str(run.folder),
+                config=dict(run.settings),
                 **chosen,
             )
-        _remember_run(self._folder, "wandb", self._run.id)
+        _remember_run(run.folder, "wandb", self._run.id)
+
+    def on_start(self, history: Sequence[EpochRecord]) -> None:
+        """Do nothing: what was sent before is still there."""
 
     def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
         """Send the last epoch."""
@@ -137,9 +138,8 @@ class WandbObserver:
 
     def on_end(self) -> None:
         """Send what is left, and close the run."""
-        if self._run is not None:
-            with _never_fatal("Weights & Biases"):
-                self._run.finish()
+        with _never_fatal("Weights & Biases"):
+            self._run.finish()
 
 
 class MlflowObserver:
@@ -148,32 +148,24 @@ class MlflowObserver:
     Where to says that program's own environment (`MLFLOW_TRACKING_URI`, `MLFLOW_EXPERIMENT_NAME`, …).
 
     Args:
-        folder: Folder of the fold; keeps the run's identifier, so that a resumed run goes on under the same.
-        run_name: Name of the run.
-        settings: Its parameters.
+        run: The run.
 
     Raises:
-        InputError: If mlflow is not installed.
+        InputError: If mlflow is not installed, or does not let a run begin, for example because its server does not
+            answer.
     """
 
-    def __init__(self, folder: Path, run_name: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, run: TrackedRun) -> None:
         self._module = _import("mlflow", "MLflow", "pip install mlflow")
-        self._folder, self._name, self._settings = folder, run_name, settings
-        self._started = False
+        known = _known_run(run, "mlflow")
+        with _refused("MLflow", "see that the server of MLFLOW_TRACKING_URI answers", Exception):
+            begun = self._module.start_run(run_id=known, run_name=None if known else run.name)
+            if known is None:
+                self._send(run.settings)
+        _remember_run(run.folder, "mlflow", begun.info.run_id)
 
     def on_start(self, history: Sequence[EpochRecord]) -> None:
-        """Begin a run, or go on with that of the checkpoint.
-
-        Raises:
-            InputError: If MLflow does not let a run begin, for example because its server does not answer.
-        """
-        known = _known_run(self._folder, "mlflow") if history else None
-        with _refused("MLflow", "see that the server of MLFLOW_TRACKING_URI answers", Exception):
-            run = self._module.start_run(run_id=known, run_name=None if known else self._name)
-            self._started = True
-            if known is None:
-                self._send_settings()
-        _remember_run(self._folder, "mlflow", run.info.run_id)
+        """Do nothing: what was sent before is still there."""
 
     def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
         """Send the last epoch."""
@@ -182,12 +174,11 @@ class MlflowObserver:
 
     def on_end(self) -> None:
         """Close the run."""
-        if self._started:
-            with _never_fatal("MLflow"):
-                self._module.end_run()
+        with _never_fatal("MLflow"):
+            self._module.end_run()
 
-    def _send_settings(self) -> None:
-        flat = list(_flatten(self._settings))
+    def _send(self, settings: Mapping[str, Any]) -> None:
+        flat = list(_flatten(settings))
         for start in range(0, len(flat), MLFLOW_PARAMETERS):
             self._module.log_params(dict(flat[start : start + MLFLOW_PARAMETERS]))
 
@@ -240,9 +231,9 @@ def _never_fatal(program: str) -> Iterator[None]:
         logger.warning("%s did not take note of the run: %s: %s", program, type(error).__name__, error)
 
 
-def _known_run(folder: Path, program: str) -> str | None:
-    path = folder / RUNS_FILE
-    known: dict[str, str] = read_json(path) if path.is_file() else {}
+def _known_run(run: TrackedRun, program: str) -> str | None:
+    path = run.folder / RUNS_FILE
+    known: dict[str, str] = read_json(path) if run.is_resumed and path.is_file() else {}
     return known.get(program)
 
 
@@ -261,7 +252,7 @@ def _flatten(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{name}", str(value)[:MLFLOW_CHARACTERS]
 
 
-_MAKERS: dict[str, Callable[[Path, str, Mapping[str, Any]], Observer]] = {
+TRACKERS: dict[str, Callable[[TrackedRun], Observer]] = {
     "tensorboard": TensorBoardObserver,
     "wandb": WandbObserver,
     "mlflow": MlflowObserver,

@@ -13,9 +13,10 @@ from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
 from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, describe_size
 from biasreg.network.device import select_device
+from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import reference_hash
-from biasreg.training.assembly import build_trainer, case_source
+from biasreg.training.assembly import build_trainer, case_source, make_network
 from biasreg.training.beginning import run_length, run_settings, starting_point, used_configuration
 from biasreg.training.check_lines import CheckLine, log_lines, refuse_failures
 from biasreg.training.distributed import ALONE, Seat, Team, join_team
@@ -66,10 +67,11 @@ def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team:
     reference = reference_hash(workspace.cases_folder, workspace.configuration.preprocessing)
     checkpoint = starting_point(folder, workspace.configuration, reference, options)
     data = read_fold_data(workspace, fold)
-    fitted = None
+    fitted: Fitted | None = None
+    lines: list[CheckLine] = []
     if checkpoint is None:
         agreed = agreed_configuration(workspace, fold)
-        fitted = team.of_first(fit_to_device(agreed, team.device) if team.writes else None)
+        fitted, lines = team.by_first(lambda: _prepare(workspace, data, agreed, team.device))
     workspace = replace(workspace, used=used_configuration(fitted, checkpoint))
     new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold), team.seat.size)
     init = workspace.configuration.network.encoder.init
@@ -82,21 +84,25 @@ def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team:
         run=run_settings(new_run, options, checkpoint),
         pretrained_hash=checkpoint.identity.pretrained_hash if checkpoint else installed_hash(workspace.results, init),
     )
-    lines = []
-    if checkpoint is None and team.writes:
-        lines = list(check_data(case_source(workspace, data), data, workspace.configuration))
-        refuse_failures(lines)
     trainer = build_trainer(workspace, data, Home(folder, identity), options, team)
+    team.by_first(lambda: _make_room(workspace, fold, everything=options.overwrite))
     if not team.writes:
         return _run(trainer, checkpoint)
-    publish(workspace, fold)
-    _clear(folder, everything=options.overwrite)
     with run_log(folder):
         _log_beginning(trainer, data)
         log_lines(lines)
         if fitted:
             _log_fit(fitted)
         return _run(trainer, checkpoint)
+
+
+def _prepare(
+    workspace: Workspace, data: FoldData, agreed: Configuration, device: torch.device
+) -> tuple[Fitted, list[CheckLine]]:
+    """Check the data of a new run, and find the configuration that fits the device."""
+    lines = list(check_data(case_source(workspace, data), data, workspace.planned))
+    refuse_failures(lines)
+    return fit_to_device(agreed, device), lines
 
 
 def _run(trainer: Trainer, checkpoint: Checkpoint | None) -> Path:
@@ -128,17 +134,22 @@ def check_fold(
         The findings, each as soon as it is known.
 
     Raises:
-        InputError: If data, plans and options do not fit together.
+        InputError: If data, plans and options do not fit together, or pretrained weights are not installed.
+        TrainingError: If the device's memory holds no training step.
     """
     options = options or TrainingOptions()
     workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
     data = read_fold_data(workspace, fold)
-    yield from check_data(case_source(workspace, data), data, workspace.configuration)
-    yield check_learning(case_source(workspace, data), data, workspace.configuration, select_device(options.device))
+    yield from check_data(case_source(workspace, data), data, workspace.planned)
+    device = select_device(options.device)
+    workspace = replace(workspace, used=fit_to_device(agreed_configuration(workspace, fold), device).configuration)
+    yield check_learning(case_source(workspace, data), data, make_network(workspace, device), workspace.configuration)
 
 
-def _clear(folder: Path, *, everything: bool) -> None:
+def _make_room(workspace: Workspace, fold: FoldName, *, everything: bool) -> None:
     """Remove half-written files of a run that was killed, and all files of a run that is to be overwritten."""
+    publish(workspace, fold)
+    folder = workspace.fold_folder(fold)
     names = [path.name for path in folder.glob(".*-checkpoint_*.pth")]
     for name in (*names, *(RUN_FILES if everything else ())):
         (folder / name).unlink(missing_ok=True)
@@ -166,6 +177,13 @@ def _log_beginning(trainer: Trainer, data: FoldData) -> None:
     logger.info("network: %.2f million parameters to train", sum(sizes) / 1e6)
     logger.info(describe_size(trainer.network, with_base=identity.pretrained_hash is None))
     logger.info("%d epochs of %d iterations, seed %d", run.epochs, run.iterations_per_epoch, run.seed)
+    if run.processes != trainer.team.seat.size:
+        logger.warning(
+            "this run was started by %d process(es) and goes on with %d: its steps have another number of pairs now, "
+            "and it does not end as it would have without the interruption",
+            run.processes,
+            trainer.team.seat.size,
+        )
     labelled = sum(data.annotated[case] for case in data.fold.train)
     logger.info("%d training cases, %d of them with labels, %s", len(data.fold.train), labelled, data.sampler.pairing)
     logger.info("validation on %d pairs; %d cases are held out", len(data.validation), len(data.fold.validation))

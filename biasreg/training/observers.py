@@ -40,6 +40,10 @@ class EpochRecord:
         seconds: Duration with validation.
         data_wait_fraction: Share of `seconds` spent waiting for the next batch, 0 to 1.
         step_seconds: Median duration of its steps, waiting for the batch included; None where it was not measured.
+        score: What the best epoch is chosen by, on the validation pairs: Dice less ten times the folding fraction,
+            or, without labels, less the similarity term; None without validation.
+        smoothed_score: Moving average of the scores so far; None without validation.
+        is_best: Whether this epoch's weights became the best checkpoint.
     """
 
     epoch: int
@@ -54,6 +58,9 @@ class EpochRecord:
     seconds: float
     data_wait_fraction: float
     step_seconds: float | None = None
+    score: float | None = None
+    smoothed_score: float | None = None
+    is_best: bool = False
 
 
 class Observer(Protocol):
@@ -183,6 +190,8 @@ def describe(record: EpochRecord, epochs: int) -> str:
         parts.append(f"validation similarity loss {record.similarity_loss:.4f}")
     if record.folding_percent is not None:
         parts.append(f"folding {record.folding_percent:.3f} %")
+    if record.is_best:
+        parts.append("best so far")
     if record.skipped_steps:
         parts.append(f"{record.skipped_steps} steps skipped")
     step = "" if record.step_seconds is None else f" ({record.step_seconds:.3f} s a step)"

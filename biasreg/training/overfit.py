@@ -1,4 +1,4 @@
-"""The last question of the self-check: does a fresh network learn one pair in a few steps?"""
+"""The last question of the self-check: does a new network learn one pair in a few steps?"""
 
 import math
 import time
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from biasreg.losses.objective import PairBatch, objective
-from biasreg.network.build import build_network
 from biasreg.network.device import autocast
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration
@@ -26,16 +26,16 @@ LEAST_STEPS = 5  # fewer cannot be judged
 LEAST_FALL = 0.01
 
 
-def check_learning(source: CaseSource, data: FoldData, configuration: Configuration, device: torch.device) -> CheckLine:
-    """Train a fresh network on one training pair, without augmentation, for 20 steps or half a minute.
+def check_learning(source: CaseSource, data: FoldData, network: nn.Module, configuration: Configuration) -> CheckLine:
+    """Train a network on one training pair, without augmentation, for 20 steps or half a minute.
 
     The random state of torch is left as it was.
 
     Args:
         source: Where cases are read from.
         data: Cases and pairs of the fold.
+        network: A new network, on the device to train on.
         configuration: What is trained.
-        device: Where.
 
     Returns:
         The verdict; see `judge_losses`.
@@ -43,24 +43,22 @@ def check_learning(source: CaseSource, data: FoldData, configuration: Configurat
     rng = np.random.default_rng(SEED)
     drawn = [data.sampler.draw(rng) for _ in range(MAX_PAIRS)]
     pair = next((pair for pair in drawn if all(data.annotated[case] for case in pair)), drawn[0])
+    device = next(network.parameters()).device
     batch = to_device(source.batch((pair,)), device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(SEED)
         try:
-            return judge_losses(learn(batch, configuration), pair)
-        except torch.OutOfMemoryError as error:
-            return CheckLine(
-                NAME, "FAIL", f"{device} has no memory for a step: {error} · free it, or plan for less memory"
-            )
+            return judge_losses(learn(network, batch, configuration), pair)
         finally:
             if device.type == "cuda":
                 torch.cuda.empty_cache()
 
 
-def learn(batch: PairBatch, configuration: Configuration) -> list[float]:
-    """Train a fresh network on one pair, each step with the same loss.
+def learn(network: nn.Module, batch: PairBatch, configuration: Configuration) -> list[float]:
+    """Train a network on one pair, each step with the same loss.
 
     Args:
+        network: On the batch's device.
         batch: The pair, on the device to train on.
         configuration: What is trained.
 
@@ -68,7 +66,6 @@ def learn(batch: PairBatch, configuration: Configuration) -> list[float]:
         The total loss of each step; the last one is not finite if the loss or its gradient was not.
     """
     device = batch.moving.device
-    network = build_network(configuration.network).to(device)
     optimizer = build_optimizer(network, configuration.training.learning_rate)
     settings = objective_settings(configuration)
     losses: list[float] = []

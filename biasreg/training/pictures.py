@@ -1,7 +1,7 @@
 """Pictures of one fixed validation pair, epoch by epoch: what the numbers look like."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,12 @@ from biasreg.evaluation.figures import (
     DOTS_PER_INCH,
     FIXED_COLOUR,
     FOLDING_COLOUR,
-    GRID_LINES,
     PANEL_INCHES,
     VIEWS,
     WARPED_COLOUR,
     Panel,
+    deformed_grid,
+    draw_contours,
 )
 from biasreg.losses.objective import ObjectiveSettings, PairBatch
 from biasreg.network.device import autocast
@@ -209,22 +210,10 @@ def _centre(volumes: _Volumes) -> tuple[int, ...]:
 def _draw_images(row: Sequence[Panel], volumes: _Volumes) -> None:
     for panel, image in zip(row, (volumes.fixed, volumes.moving, volumes.warped), strict=False):
         panel.show(panel.cut_out(image), cmap="gray", norm=INTENSITY)
-    _draw_contours(row[0], volumes.fixed_labels, FIXED_COLOUR)
-    _draw_contours(row[1], volumes.moving_labels, WARPED_COLOUR)
-    _draw_contours(row[2], volumes.fixed_labels, FIXED_COLOUR)
-    _draw_contours(row[2], volumes.warped_labels, WARPED_COLOUR)
-
-
-def _draw_contours(panel: Panel, labels: NDArray | None, colour: str) -> None:
-    if labels is None:
-        return
-    plane = panel.cut_out(labels)
-    across, up = panel.steps
-    x, y = np.arange(plane.shape[1]) * across, np.arange(plane.shape[0]) * up
-    for value in np.unique(plane):
-        inside = plane == value
-        if value != 0 and not inside.all():  # a constant plane has no contour
-            panel.axes.contour(x, y, inside.astype(np.float32), levels=[0.5], colors=[colour], linewidths=0.8)
+    draw_contours(row[0], volumes.fixed_labels, FIXED_COLOUR)
+    draw_contours(row[1], volumes.moving_labels, WARPED_COLOUR)
+    draw_contours(row[2], volumes.fixed_labels, FIXED_COLOUR)
+    draw_contours(row[2], volumes.warped_labels, WARPED_COLOUR)
 
 
 def _draw_differences(row: Sequence[Panel], volumes: _Volumes) -> None:
@@ -236,19 +225,8 @@ def _draw_transform(panel: Panel, volumes: _Volumes) -> None:
     plane = panel.cut_out(volumes.determinant)
     panel.show(plane, cmap=DETERMINANT_COLOURS, norm=DETERMINANT, alpha=PALE)
     panel.show(np.ma.masked_where(plane > 0, np.ones(plane.shape)), cmap=ListedColormap([FOLDING_COLOUR]))
-    lines = LineCollection(list(_deformed_grid(panel, volumes.displacement)), colors="black", linewidths=0.5)
+    lines = LineCollection(list(deformed_grid(panel, volumes.displacement)), colors="black", linewidths=0.5)
     panel.axes.add_collection(lines, autolim=False)
-
-
-def _deformed_grid(panel: Panel, displacement: NDArray) -> Iterator[NDArray]:
-    """Yield grid lines (N, 2) in mm, each point x moved to the in-plane part of x + u(x)."""
-    across, up = panel.steps
-    u, v = (panel.cut_out(displacement[axis]) for axis in (panel.view.horizontal, panel.view.vertical))
-    rows, columns = np.indices(u.shape)
-    points = np.stack([(columns + u) * across, (rows + v) * up], axis=-1)  # (vertical, horizontal, 2)
-    distance = max(u.shape[1] * across, u.shape[0] * up) / GRID_LINES
-    yield from points[:: max(1, round(distance / up))]
-    yield from points[:, :: max(1, round(distance / across))].swapaxes(0, 1)
 
 
 def _add_bar(figure: Figure, panels: Sequence[Panel], colours: ScalarMappable, label: str, alpha: float = 1.0) -> None:

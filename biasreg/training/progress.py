@@ -82,6 +82,9 @@ class Progress:
             seconds=self.seconds,
             data_wait_fraction=self.waiting / self.seconds if self.seconds > 0 else 0.0,
             step_seconds=median(self.durations) if self.durations else None,
+            score=score if validation and math.isfinite(score := validation.score) else None,
+            smoothed_score=self.smoothed_score if validation else None,
+            is_best=is_best,
         )
         self.history.append(record)
         self.sums, self.taken, self.skipped, self.seconds, self.waiting = {}, 0, 0, 0.0, 0.0
@@ -96,6 +99,8 @@ class Progress:
         known = score if self.smoothed_score is None else self.smoothed_score
         self.smoothed_score = SCORE_SMOOTHING * known + (1 - SCORE_SMOOTHING) * score
         if self.best_score is not None and self.smoothed_score <= self.best_score:
+            return False
+        if score < self.smoothed_score:  # the average still rises, but this epoch fell behind it
             return False
         self.best, self.best_score = validation, self.smoothed_score
         return True

@@ -22,7 +22,7 @@ class PairSampler:
         pairing: `inter-subject` pairs two different subjects, `intra-subject` two cases of one subject, `listed` takes
             `listed` alone.
         listed: Pairs of a listed dataset; those with a case outside `subjects` are left out.
-        shown: Classes that each case shows; those of a case that is left out do not matter.
+        shown: Classes that each case shows; a case that is left out shows none.
 
     Raises:
         DatasetError: If the cases hold no pair of this kind.
@@ -78,7 +78,8 @@ class PairSampler:
     def _label_pools(self, shown: Mapping[str, Collection[int]]) -> list[list[list[str]]]:
         """List cases per subject to draw from: all of them, then, where they differ, those that show each label."""
         labels = sorted({label for case in self._subjects for label in shown.get(case, ())})
-        groups = [self._subjects, *([case for case in self._subjects if label in shown[case]] for label in labels)]
+        showing = ([case for case in self._subjects if label in shown.get(case, ())] for label in labels)
+        groups = [list(self._subjects), *showing]
         if all(len(group) == len(self._subjects) for group in groups):
             groups = groups[:1]
         pools = (list(self._grouped(group).values()) for group in groups)

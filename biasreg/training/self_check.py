@@ -26,6 +26,7 @@ VALUE_TOLERANCE = 1e-3  # images are stored as float16, whose steps below 1 are 
 EXTENT_FACTOR = 4.0  # as inference/plausibility.py has it: people differ by less, headers in cm or µm by more
 MOST_OUTSIDE = 0.1  # share of the anatomy beside the grid; planning leaves next to nothing there
 LEAST_COVERED = 0.5  # share of the fixed image's values: below, most of the pair has nothing to be compared with
+LEAST_USUALLY_COVERED = 0.05  # below it the images lie beside each other
 LEAST_DICE, MOST_DICE = 0.05, 0.95  # about what labels share by chance; about what two experts agree to
 FEW_CASES = 3  # two cases make a single pair, three the first choice
 REMEDY = "run `biasreg_preprocess --clean`"
@@ -219,7 +220,7 @@ def judge_overlap(covered: Mapping[str, float]) -> CheckLine:
     usual, worst = median(covered.values()), min(covered, key=lambda name: covered[name])
     least = f"least {covered[worst]:.0%}, {worst}"
     text = f"the moving image covers {usual:.0%} of the fixed one (median of {len(covered)} pairs; {least})"
-    if usual < LEAST_DICE:
+    if usual < LEAST_USUALLY_COVERED:
         return CheckLine("overlap", "FAIL", f"{text} · nothing can be compared; see that the headers place the anatomy")
     if covered[worst] < LEAST_COVERED:
         return CheckLine("overlap", "WARN", f"{text} · look at this pair's headers and masks")

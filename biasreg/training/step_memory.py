@@ -14,6 +14,7 @@ from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective
 from biasreg.network.build import build_network
 from biasreg.network.device import autocast
 from biasreg.planning.plans import Configuration, NetworkPlans
+from biasreg.training.averaging import WeightAverage
 from biasreg.training.optimization import build_optimizer, take_step
 
 WARM_STEPS = 2  # the optimiser's moments come with the first step, so that the second has the peak
@@ -130,9 +131,12 @@ def _train(configuration: Configuration, device: torch.device) -> None:
     optimizer = build_optimizer(network, configuration.training.learning_rate)
     settings, plans = objective_settings(configuration), configuration.training
     pairs = random_pairs(configuration.network, configuration.preprocessing.patch_size, plans.batch_size, device)
-    for _ in range(WARM_STEPS):
+    average = WeightAverage(network, plans.averaging_decay) if plans.averaging_decay > 0 else None
+    for step in range(WARM_STEPS):
         with autocast(device):
             generators = [torch.Generator().manual_seed(0) for _ in range(plans.batch_size)]
             terms = objective(network, pairs, settings, consistency_scale=1.0, generators=generators)
         take_step(terms, optimizer, plans.gradient_clip)
+        if average is not None:
+            average.update(network, step)
         del terms

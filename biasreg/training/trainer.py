@@ -102,7 +102,9 @@ class Trainer:
             raise TrainingError(f"a checkpoint without optimiser cannot be resumed · take {LATEST}, not {BEST}")
         load_network_state(self.network, checkpoint.network)
         self.optimizer.load_state_dict(checkpoint.optimizer)
-        if self.average is not None and checkpoint.averaged is not None:
+        if self.average is not None:
+            if checkpoint.averaged is None:
+                raise TrainingError("the checkpoint to resume holds no averaged weights · start anew with --overwrite")
             self.average.restore(checkpoint.averaged)
         self.progress = from_json(Progress, checkpoint.progress, where=f"{LATEST}: progress")
         restore_random_states(checkpoint)
@@ -146,7 +148,8 @@ class Trainer:
                 bar.update()
                 bar.set_postfix_str(f"loss {outcome.loss:.4f}", refresh=False)
                 if not outcome.taken:
-                    where = f"iteration {progress.iteration}, {_names(batch)}"
+                    names = ", ".join(self.team.collect([_names(batch)]))
+                    where = f"iteration {progress.iteration}, {names}"
                     check_skipped(outcome, progress.skipped_in_a_row, where)
         return True
 
@@ -154,13 +157,12 @@ class Trainer:
         """Do the step that comes after `progress.iteration` steps."""
         recipe, index = self.recipe, self.progress.iteration
         set_learning_rate(self.optimizer, recipe.learning_rate_at(index))
-        numbers = self._pair_numbers(index, len(batch.pairs))
         try:
             pairs = augment_pairs(
                 to_device(batch, self.device),
                 recipe.augmentation,
                 recipe.objective.spacing,
-                [pair_generator(recipe.seed, number, AUGMENTATION_STREAM) for number in numbers],
+                [pair_generator(recipe.seed, number, AUGMENTATION_STREAM) for number in batch.numbers],
             )
             with autocast(self.device):
                 terms = objective(
@@ -168,7 +170,7 @@ class Trainer:
                     pairs,
                     recipe.objective,
                     consistency_scale=recipe.consistency_scale_at(index),
-                    generators=[pair_generator(recipe.seed, number, OBJECTIVE_STREAM) for number in numbers],
+                    generators=[pair_generator(recipe.seed, number, OBJECTIVE_STREAM) for number in batch.numbers],
                 )
             outcome = take_step(terms, self.optimizer, recipe.gradient_clip, self.team.mean)
         except torch.cuda.OutOfMemoryError as error:
@@ -179,11 +181,6 @@ class Trainer:
         if outcome.taken and self.average is not None:
             self.average.update(self.network, index)
         return outcome
-
-    def _pair_numbers(self, index: int, count: int) -> range:
-        """Number the pairs of a step of this process, as `LoaderSettings.pair_numbers` does."""
-        first = (index * self.team.seat.size + self.team.seat.rank) * count
-        return range(first, first + count)
 
     def _end_epoch(self, stop: StopRequest) -> bool:
         """Validate, save, and tell the observers; False, and nothing, when a stop is asked for during validation."""

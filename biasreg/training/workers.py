@@ -38,10 +38,14 @@ class _Failure(NamedTuple):
     message: str
 
 
-def default_workers() -> int:
-    """Return how many workers feed one device: half of the usable cores, between 1 and 6."""
+def default_workers(sharing: int = 1) -> int:
+    """Return how many workers feed one device: half of its share of the usable cores, between 1 and 6.
+
+    Args:
+        sharing: Number of training processes that share this computer.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(6, max(1, cores // 2))
+    return min(6, max(1, cores // (2 * sharing)))
 
 
 @contextmanager

@@ -34,6 +34,7 @@ def test_each_part_can_be_taken_away_alone_and_leaves_the_rest_as_it_is(plans, p
     result = add_ablation(plans, NAME, [part])
     made = result.configurations[ablation_name(NAME, [part])]
     assert changed(made)
+    check_configuration(ablation_name(NAME, [part]), made)
     assert made.preprocessing == plans.configurations[NAME].preprocessing
     assert result.configurations[NAME] == plans.configurations[NAME]
     assert part in result.why[ablation_name(NAME, [part])]["ablation"]
@@ -48,7 +49,7 @@ def test_the_order_of_the_parts_does_not_matter(plans):
     first, second = (add_ablation(plans, NAME, parts) for parts in (["mac", "biaf"], ["biaf", "mac"]))
     assert first.configurations == second.configurations
     assert ablation_name(NAME, ["mac", "biaf"]) == "3d_fullres-ablate-biaf-mac"
-    check_configuration("3d_fullres-ablate-biaf-mac", add_ablation(plans, NAME, ["biaf"]).configurations[NAME])
+    check_configuration("3d_fullres-ablate-biaf-mac", first.configurations["3d_fullres-ablate-biaf-mac"])
 
 
 def test_the_whole_configuration_is_known_by_the_name_of_an_ablated_one():
@@ -59,8 +60,10 @@ def test_the_whole_configuration_is_known_by_the_name_of_an_ablated_one():
 def test_what_cannot_be_taken_away_is_refused(plans):
     with pytest.raises(InputError, match="no part bia · choose among biaf, mac"):
         add_ablation(plans, NAME, ["bia"])
-    with pytest.raises(InputError, match="leaves no decoder"):
+    with pytest.raises(InputError, match="of semantics, intensity only one"):
         add_ablation(plans, NAME, ["semantics", "intensity"])
+    with pytest.raises(InputError, match="of lora, freezing, pretraining only one"):
+        add_ablation(plans, NAME, ["freezing", "lora"])
     without = add_ablation(plans, NAME, ["pretraining"])
     with pytest.raises(InputError, match=r"--ablate freezing: .* nothing of it to take away"):
         add_ablation(without, ablation_name(NAME, ["pretraining"]), ["freezing"])

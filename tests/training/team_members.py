@@ -5,11 +5,14 @@ import os
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from biasreg.cli.run import run_command
+from biasreg.core.errors import InputError
 from biasreg.core.paths import Roots
 from biasreg.training.distributed import Seat, join_team
 from biasreg.training.fold import train_fold
@@ -27,6 +30,7 @@ def train(seat: Seat, roots: Roots, options: TrainingOptions) -> int:
 
 def talk(seat: Seat, folder: Path) -> int:
     """Use every method of a team, and note what this process got."""
+    warnings.simplefilter("error")  # pytest's filters do not reach this process
     with join_team(seat, CPU) as team:
         layer = nn.Linear(1, 1, bias=False)
         replica = team.replicate(layer)
@@ -36,7 +40,7 @@ def talk(seat: Seat, folder: Path) -> int:
             "mean": team.mean(torch.tensor([float(seat.rank)])).item(),
             "any": [team.any(seat.rank == 1), team.any(False)],
             "collected": team.collect([2 * item for item in team.share(range(5))]),
-            "first": team.of_first({"rank": seat.rank})["rank"],
+            "first": team.by_first(lambda: seat.rank),
             "gradient": layer.weight.grad.item(),
         }
     (folder / f"{seat.rank}.json").write_text(json.dumps(heard))
@@ -44,8 +48,10 @@ def talk(seat: Seat, folder: Path) -> int:
 
 
 def fail(seat: Seat, how: str) -> int:
-    """Fail in process 1, while process 0 waits for it."""
+    """Fail in one process, while the other waits for it."""
     with join_team(seat, CPU) as team:
+        if how == "unusable":
+            return run_command(lambda: team.by_first(refuse))
         if seat.rank == 1 and how == "raise":
             raise RuntimeError("the second process has a bug")
         if seat.rank == 1 and how == "killed":
@@ -54,6 +60,11 @@ def fail(seat: Seat, how: str) -> int:
             return 7
         team.any(True)
     return 0
+
+
+def refuse() -> int:
+    """Find the input unusable."""
+    raise InputError("the first process cannot use this")
 
 
 def wait_for_signal(seat: Seat, folder: Path) -> int:

@@ -31,6 +31,8 @@ def test_only_what_trains_is_averaged_and_saved():
     average = WeightAverage(network, 0.9)
     assert set(average.state()) == {"1.weight", "1.bias"}
     assert [parameter.requires_grad for parameter in average.network.parameters()] == [False, False, True, True]
+    assert average.network[0].weight is network[0].weight
+    assert average.network[1].weight is not network[1].weight
 
 
 def test_a_restored_average_goes_on_as_if_nothing_had_happened():

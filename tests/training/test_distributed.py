@@ -11,9 +11,10 @@ from dataclasses import replace
 import pytest
 import team_members
 import torch
+from test_fold import stop_at
 from torch import nn
 
-from biasreg.core.errors import InputError, TrainingError
+from biasreg.core.errors import InputError
 from biasreg.network.checkpoint import LATEST, load_checkpoint
 from biasreg.training.distributed import ALONE, Seat, join_team, launch, seat_from
 from biasreg.training.fold import train_fold
@@ -33,12 +34,12 @@ def test_a_process_by_itself_is_a_team_of_one():
         assert team.mean(torch.tensor(3.0)) == 3
         assert (team.any(True), team.any(False)) == (True, False)
         assert team.collect(team.share([1, 2, 3])) == (1, 2, 3)
-        assert team.of_first("mine") == "mine"
+        assert team.by_first(lambda: "mine") == "mine"
 
 
 def test_torchrun_says_where_a_process_sits_and_other_launchers_do_not():
-    variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
-    assert seat_from({**variables, "TORCHELASTIC_RUN_ID": "none"}) == Seat(3, 4, 1)
+    variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    assert seat_from({**variables, "TORCHELASTIC_RUN_ID": "none"}) == Seat(3, 4, 1, 2)
     assert seat_from(variables) == ALONE
     with pytest.raises(InputError, match="incomplete"):
         seat_from({"TORCHELASTIC_RUN_ID": "none", "RANK": "0"})
@@ -75,9 +76,17 @@ def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code):
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_with_its_traceback():
-    with pytest.raises(TrainingError, match=r"(?s)process 1 of 2 failed.*in fail.*the second process has a bug"):
-        launch(functools.partial(team_members.fail, how="raise"), 2)
+def test_a_process_that_dies_ends_the_run_with_its_traceback(capfd):
+    assert launch(functools.partial(team_members.fail, how="raise"), 2) == 1
+    assert "RuntimeError: the second process has a bug" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_the_first_process_finds_unusable_ends_all_with_one_message(capfd):
+    assert launch(functools.partial(team_members.fail, how="unusable"), 2) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("the first process cannot use this") == 1
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow
@@ -104,14 +113,15 @@ CALL = "import sys; from biasreg.cli.train import main; sys.exit(main(sys.argv[1
 
 
 @pytest.mark.slow
-def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog):
+def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog, monkeypatch):
     roots = write_dataset()
     (roots.raw).mkdir()
     arguments = command(roots, "-num_gpus", "2", "--epochs", "200")
     folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", CALL, *arguments], stderr=subprocess.PIPE, env=environment) as running:
-        while running.poll() is None and not (folder / LATEST).is_file():
+        deadline = time.monotonic() + 120
+        while running.poll() is None and not (folder / LATEST).is_file() and time.monotonic() < deadline:
             time.sleep(0.2)
         running.terminate()
         errors = running.stderr.read().decode()
@@ -120,12 +130,11 @@ def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset
     done = load_checkpoint(folder / LATEST).progress["iteration"]
     assert 0 < done < 600
     resumed = replace(OPTIONS, resume=True)  # and by one process, which then has half of the pairs in a step
-    stopper = threading.Timer(5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    stopper.start()
+    stop_at(monkeypatch, done + 4)
     with pytest.raises(TrainingStoppedError):
         train_fold(roots, "901", 0, resumed)
     assert load_checkpoint(folder / LATEST).progress["iteration"] > done
-    assert "started by 2 process(es) and goes on with 1: a step now has fewer pairs" in caplog.text
+    assert "started by 2 process(es) and goes on with 1: its steps have another number of pairs" in caplog.text
 
 
 @pytest.mark.slow

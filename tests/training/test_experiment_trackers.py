@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from biasreg.core.errors import InputError
-from biasreg.training.experiment_trackers import metrics_of, trackers
+from biasreg.training.experiment_trackers import TrackedRun, metrics_of, trackers
 from biasreg.training.observers import EpochRecord
 
 FIRST = EpochRecord(1, 10, 1e-4, {"total": 1.5, "similarity": 0.5}, 2, 0.5, 0.75, 0.02, 0.4, 12.5, 0.1, 0.25)
@@ -107,13 +107,13 @@ def test_numbers_are_grouped_and_unknown_ones_left_out():
 def test_a_program_that_is_not_installed_is_named_with_the_way_to_install_it(name, module, remedy, install, tmp_path):
     install(module, None)  # an import of it now fails, as if it were missing
     with pytest.raises(InputError, match=rf"is not installed.*{remedy}.*leave it out of --track"):
-        trackers((name,), tmp_path, "run", SETTINGS)
+        trackers((name,), TrackedRun(tmp_path, "run", SETTINGS, False))
 
 
 def test_an_unknown_program_is_refused_and_the_known_ones_named(tmp_path):
     with pytest.raises(InputError, match=r"no tracker is called comet · there are: tensorboard, wandb, mlflow"):
-        trackers(("comet",), tmp_path, "run", SETTINGS)
-    assert trackers((), tmp_path, "run", SETTINGS) == ()
+        trackers(("comet",), TrackedRun(tmp_path, "run", SETTINGS, False))
+    assert trackers((), TrackedRun(tmp_path, "run", SETTINGS, False)) == ()
 
 
 def test_tensorboard_holds_what_the_checkpoint_knows_and_the_epochs_since(install, tmp_path):
@@ -127,7 +127,7 @@ def test_tensorboard_holds_what_the_checkpoint_knows_and_the_epochs_since(instal
     stale = tmp_path / "tensorboard" / "events.out.tfevents.1"
     stale.parent.mkdir()
     stale.touch()
-    (observer,) = trackers(("tensorboard", "tensorboard"), tmp_path, "run", SETTINGS)
+    (observer,) = trackers(("tensorboard", "tensorboard"), TrackedRun(tmp_path, "run", SETTINGS, False))
     assert not writers
     observer.on_start((FIRST,))
     observer.on_epoch_end((FIRST, SECOND))
@@ -141,7 +141,7 @@ def test_tensorboard_holds_what_the_checkpoint_knows_and_the_epochs_since(instal
 
 def test_real_tensorboard_files_can_be_read_back(tmp_path):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    (observer,) = trackers(("tensorboard",), tmp_path, "run", SETTINGS)
+    (observer,) = trackers(("tensorboard",), TrackedRun(tmp_path, "run", SETTINGS, False))
     observer.on_start(())
     observer.on_epoch_end((FIRST,))
     observer.on_end()
@@ -153,7 +153,7 @@ def test_real_tensorboard_files_can_be_read_back(tmp_path):
 def test_a_new_run_begins_and_a_resumed_one_goes_on_under_its_name_in_wandb(install, tmp_path):
     wandb = install("wandb", FakeWandb())
     for history in ((), (FIRST,), ()):
-        (observer,) = trackers(("wandb",), tmp_path, "Blobs fold_0", SETTINGS)
+        (observer,) = trackers(("wandb",), TrackedRun(tmp_path, "Blobs fold_0", SETTINGS, bool(history)))
         observer.on_start(history)
         observer.on_epoch_end((*history, SECOND if history else FIRST))
         observer.on_end()
@@ -171,15 +171,13 @@ def test_a_new_run_begins_and_a_resumed_one_goes_on_under_its_name_in_wandb(inst
 
 def test_without_a_login_training_does_not_begin(install, tmp_path):
     install("wandb", FakeWandb(logged_in=False))
-    (observer,) = trackers(("wandb",), tmp_path, "run", SETTINGS)
     with pytest.raises(InputError, match=r"does not begin a run: no API key · log in by `wandb login`.*--track"):
-        observer.on_start(())
-    observer.on_end()
+        trackers(("wandb",), TrackedRun(tmp_path, "run", SETTINGS, False))
 
 
 def test_a_network_that_fails_later_does_not_stop_training(install, tmp_path, caplog):
     install("wandb", FakeWandb(reachable=False))
-    (observer,) = trackers(("wandb",), tmp_path, "run", SETTINGS)
+    (observer,) = trackers(("wandb",), TrackedRun(tmp_path, "run", SETTINGS, False))
     observer.on_start(())
     with caplog.at_level(logging.WARNING, logger="biasreg"):
         observer.on_epoch_end((FIRST,))
@@ -190,7 +188,7 @@ def test_mlflow_gets_flat_parameters_once_and_the_numbers_of_each_epoch(install,
     mlflow = install("mlflow", FakeMlflow())
     settings = SETTINGS | {"many": {str(number): number for number in range(120)}, "long": "x" * 900}
     for history in ((), (FIRST,)):
-        (observer,) = trackers(("mlflow",), tmp_path, "Blobs fold_0", settings)
+        (observer,) = trackers(("mlflow",), TrackedRun(tmp_path, "Blobs fold_0", settings, bool(history)))
         observer.on_start(history)
         observer.on_epoch_end((*history, SECOND if history else FIRST))
         observer.on_end()

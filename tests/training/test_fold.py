@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from biasreg.core.errors import CheckpointError, DatasetError, InputError, PlansError
+from biasreg.core.errors import CheckpointError, DatasetError, InputError, PlansError, TrainingError
 from biasreg.core.serialization import file_hash, from_json, read_record
 from biasreg.network.checkpoint import BEST, LATEST, load_checkpoint
 from biasreg.training import assembly
@@ -278,3 +278,28 @@ def test_results_that_cannot_be_written_are_refused_before_any_work(write_datase
     monkeypatch.setattr(fold_module, "read_fold_data", lambda *arguments: pytest.fail("the data are read"))
     with pytest.raises(InputError, match=r"nothing can be written to .*fold_0: .*results is a file · .*--results"):
         train_fold(roots, "901", 0, OPTIONS)
+
+
+def test_a_run_that_no_tracker_takes_leaves_the_trained_fold_alone(write_dataset, monkeypatch):
+    roots = write_dataset()
+    folder = train_fold(roots, "901", 0, replace(OPTIONS, epochs=1))
+    before = file_hash(folder / LATEST)
+
+    def refuse(names, run):
+        raise InputError("no login")
+
+    monkeypatch.setattr(assembly, "trackers", refuse)
+    with pytest.raises(InputError, match="no login"):
+        train_fold(roots, "901", 0, replace(OPTIONS, overwrite=True, track=("wandb",)))
+    assert file_hash(folder / LATEST) == before
+
+
+def test_a_checkpoint_without_averaged_weights_is_not_resumed(write_dataset):
+    roots = write_dataset()
+    folder = train_fold(roots, "901", 0, replace(OPTIONS, epochs=1))
+    content = torch.load(folder / LATEST, weights_only=True)
+    content["averaged"] = None
+    content["identity"]["run"]["epochs"] = 2
+    torch.save(content, folder / LATEST)
+    with pytest.raises(TrainingError, match="holds no averaged weights"):
+        train_fold(roots, "901", 0, RESUME)
