@@ -4,6 +4,7 @@ import datetime
 import inspect
 import multiprocessing
 import multiprocessing.connection
+import os
 import signal
 import sys
 import tempfile
@@ -235,7 +236,11 @@ def launch(function: Callable[[Seat], int], size: int) -> int:
 
 def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
     threading.Thread(target=die_with_parent, daemon=True).start()
-    sys.exit(function(seat))
+    code = function(seat)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not by sys.exit: now and then gloo's threads outlive the interpreter, and the process aborts (torch 2.13).
+    os._exit(code)
 
 
 def _wait_for_failure(processes: Sequence[BaseProcess]) -> int:
