@@ -32,16 +32,22 @@ def run_command(function: Callable[[], int | None], *, quiet: bool = False) -> i
     try:
         code = function()
     except BiasregError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return error.exit_code
     except OSError as error:
         logger.debug("where it happened", exc_info=True)
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return EXIT_FAILED
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        _say(f"error: {str(interruption) or 'interrupted'}")
+        code = getattr(interruption, "exit_code", EXIT_INTERRUPTED)
     return EXIT_DONE if code is None else code
+
+
+def _say(line: str) -> None:
+    """Write a line in one piece, so that lines of several processes do not mix."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _set_up_logging(level: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from biasreg.cli.arguments import add_roots, make_parser, roots_from
 from biasreg.cli.run import EXIT_DONE, EXIT_UNUSABLE, run_command
+from biasreg.core.errors import InputError
 
 if TYPE_CHECKING:
     from biasreg.training.distributed import Seat
@@ -59,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ablate",
-        type=lambda text: tuple(text.split(",")),
-        default=(),
+        type=lambda text: tuple(part.strip() for part in text.split(",") if part.strip()),
+        action="extend",
+        default=[],
         metavar="PART,...",
         help="parts of the method to go without; the model gets a folder of its own",
     )
@@ -89,8 +91,12 @@ def _count(text: str) -> int:
 def _train_in_processes(arguments: argparse.Namespace) -> int:
     from biasreg.network.device import select_device
     from biasreg.training.distributed import launch, require_gpus
+    from biasreg.training.workspace import open_workspace
 
-    roots_from(arguments)  # what is missing is reported once
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise InputError("-num_gpus starts processes, and so does torchrun · use one of them")
+    options = _options(arguments)  # what is wrong with them, or missing, is reported once
+    open_workspace(roots_from(arguments), arguments.dataset, options.plans_name, options.configuration, options.ablate)
     if select_device(arguments.device).type == "cuda":
         require_gpus(arguments.num_gpus)
     return launch(partial(_train_at, arguments), arguments.num_gpus)
@@ -135,6 +141,6 @@ def _options(arguments: argparse.Namespace) -> "TrainingOptions":
         validate_every=arguments.validate_every,
         picture_every=arguments.picture_every,
         track=tuple(arguments.track),
-        ablate=arguments.ablate,
+        ablate=tuple(arguments.ablate),
         deterministic=arguments.deterministic,
     )

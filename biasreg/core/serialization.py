@@ -127,6 +127,9 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # what a full disk raises names no file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -74,8 +74,10 @@ def install_pretrained(source: str, results: Path, expected_sha256: str | None =
     target = weights_path(results, name)
     if name in installed_encoders(results):
         _check_same(weights, results, name)
-        logger.info("already installed: %s", target)
-        return target
+        if _is_intact(target, weights):
+            logger.info("already installed: %s", target)
+            return target
+        logger.warning("the installed file was damaged, and is replaced: %s", target)
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     _store(weights, target, InstalledEncoder(weights.sha256, len(weights.parameters), published, found, date))
     logger.info("%s is installed: %s", title, target)
@@ -108,6 +110,14 @@ def _check_same(weights: EncoderWeights, results: Path, name: str) -> None:
             f"{record.source}; the new ones have {weights.sha256[:12]}), and models that were trained with them need "
             f"them · {path} · give another root with --results, or move the file and its record away"
         )
+
+
+def _is_intact(path: Path, weights: EncoderWeights) -> bool:
+    """Tell whether the stored file still holds the weights."""
+    try:
+        return read_weights(path).sha256 == weights.sha256
+    except WeightsError:
+        return False
 
 
 def _store(weights: EncoderWeights, path: Path, record: InstalledEncoder) -> None:

@@ -263,10 +263,9 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the damage leads to
-        reason = str(error).partition("\n")[0]
         raise WeightsError(
-            f"the file cannot be read as weights ({type(error).__name__}: {reason}) · {path} · it is damaged, or holds "
-            "more than tensors and plain data; get it anew"
+            f"the file cannot be read as weights ({type(error).__name__}) · {path} · it is {_describe_content(path)}; "
+            "get it anew"
         ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -274,6 +273,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
             break
     tensors = content.items() if isinstance(content, dict) else ()
     return {name: tensor for name, tensor in tensors if isinstance(name, str) and isinstance(tensor, Tensor)}
+
+
+def _describe_content(path: Path) -> str:
+    """Guess what a file is that holds no weights; torch's own words would advise to run the code in it."""
+    with path.open("rb") as file:
+        beginning = file.read(256).lstrip().lower()
+    if not beginning:
+        return "empty"
+    if beginning.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, not the file that the page offers"
+    return "damaged, or holds code or other things than tensors, which are never run"
 
 
 def _plain_name(name: str) -> str:

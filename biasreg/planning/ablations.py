@@ -90,6 +90,7 @@ def add_ablation(plans: Plans, configuration: str, parts: Sequence[str]) -> Plan
     Raises:
         InputError: If a part is not known, or the configuration does not have it.
     """
+    parts = tuple(dict.fromkeys(parts))
     unknown = [part for part in parts if part not in PARTS]
     if unknown:
         raise InputError(f"--ablate knows no part {', '.join(unknown)} · choose among {', '.join(PARTS)}")
@@ -97,7 +98,7 @@ def add_ablation(plans: Plans, configuration: str, parts: Sequence[str]) -> Plan
         if len(set(group) & set(parts)) > 1:
             raise InputError(f"--ablate {','.join(parts)}: of {', '.join(group)} only one can be taken away")
     changed = plans.configurations[configuration]
-    for part in dict.fromkeys(parts):
+    for part in parts:
         before, changed = changed, _PARTS[part][1](changed)
         if changed == before:
             raise InputError(f"--ablate {part}: configuration {configuration} has nothing of it to take away")

@@ -2,6 +2,7 @@
 
 import datetime
 import inspect
+import logging
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -24,6 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from biasreg.core.errors import BiasregError, InputError
 from biasreg.core.parallel import die_with_parent
+from biasreg.training.interruption import SIGNALS
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 # A process that waits longer than this for another takes it for dead; the slowest thing that only one does is to
@@ -209,8 +213,8 @@ def require_gpus(count: int) -> None:
 def launch(function: Callable[[Seat], int], size: int) -> int:
     """Call a function in several processes of this computer that train together, and wait for all of them.
 
-    Ctrl-C reaches the processes by itself; SIGTERM, which schedulers send to this process alone, is passed on. When
-    one process fails, the others are ended; a process that raises an exception prints its traceback.
+    SIGINT and SIGTERM are passed on to the processes, which a terminal does not reach: they have a group of their own
+    each. When one process fails, the others are ended; a process that raises an exception prints its traceback.
 
     Args:
         function: Called with the seat of its process; can be pickled; returns an exit code.
@@ -229,12 +233,23 @@ def launch(function: Callable[[Seat], int], size: int) -> int:
         with _passing_on(processes):
             first = _wait_for_failure(processes)
             own = [process.exitcode for process in processes if process.exitcode not in (None, 0, 1)]
+            killed = [rank for rank, process in enumerate(processes) if (process.exitcode or 0) < 0]
             _end(processes)
+    for rank in killed:
+        name = signal.Signals(-(processes[rank].exitcode or 0)).name
+        logger.error(
+            "process %d of %d was ended by %s, most often because main memory was short · --c resumes from the latest "
+            "checkpoint",
+            rank,
+            size,
+            name,
+        )
     code = (own or [first])[0] or 0
     return 128 - code if code < 0 else code
 
 
 def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
+    os.setpgrp()  # a terminal's Ctrl-C comes through the launcher, once
     threading.Thread(target=die_with_parent, daemon=True).start()
     code = function(seat)
     sys.stdout.flush()
@@ -269,16 +284,16 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 @contextmanager
 def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """Pass SIGTERM on to the processes; leave SIGINT to them, since a terminal sends it to the whole group."""
+    """Pass the signals that ask a run to stop on to the processes."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         for process in processes:
-            if process.is_alive():
-                process.terminate()
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, number)
 
-    former = signal.signal(signal.SIGTERM, pass_on), signal.signal(signal.SIGINT, lambda number, frame: None)
+    former = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former[0])
-        signal.signal(signal.SIGINT, former[1])
+        for number, handler in former.items():
+            signal.signal(number, handler)

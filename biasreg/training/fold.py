@@ -3,12 +3,15 @@
 import logging
 import platform
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 import biasreg
+from biasreg.core.errors import InputError
 from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
 from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, describe_size
@@ -33,6 +36,7 @@ from biasreg.training.workspace import FoldData, FoldName, Workspace, open_works
 
 logger = logging.getLogger(__name__)
 
+LOCK_FILE = ".lock"
 RUN_FILES = (LATEST, BEST, METRICS_FILE, PROGRESS_FILE, VALIDATION_FILE, LOG_FILE)
 
 
@@ -58,15 +62,35 @@ def train_fold(
     options = options or TrainingOptions()
     with join_team(seat, select_device(options.device)) as team:
         workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
-        return _train(workspace, fold, options, team)
+        check_writable(workspace.fold_folder(fold), "give another root of the results with --results")
+        data = read_fold_data(workspace, fold)
+        with _lock(workspace.fold_folder(fold), team):
+            return _train(workspace, data, fold, options, team)
 
 
-def _train(workspace: Workspace, fold: FoldName, options: TrainingOptions, team: Team) -> Path:
+@contextmanager
+def _lock(folder: Path, team: Team) -> Iterator[None]:
+    """Keep other runs out of the folder of a fold; the system takes the lock away when the process ends, however."""
+    lock = FileLock(folder / LOCK_FILE)
+
+    def acquire() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(f"another training of this fold is running · {folder} · wait for it, or end it") from error
+
+    team.by_first(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: TrainingOptions, team: Team) -> Path:
     folder = workspace.fold_folder(fold)
-    check_writable(folder, "give another root of the results with --results")
     reference = reference_hash(workspace.cases_folder, workspace.configuration.preprocessing)
     checkpoint = starting_point(folder, workspace.configuration, reference, options)
-    data = read_fold_data(workspace, fold)
     fitted: Fitted | None = None
     lines: list[CheckLine] = []
     if checkpoint is None:

@@ -24,6 +24,18 @@ class TrainingStoppedError(TrainingError):
         self.exit_code = 128 + signal_number
 
 
+class StoppedAtOnceError(KeyboardInterrupt):
+    """A second signal ended training in the middle of a step, without saving.
+
+    Args:
+        signal_number: The signal.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("interrupted at once; --c goes on from the latest checkpoint")
+        self.exit_code = 128 + signal_number
+
+
 class StopRequest:
     """Remembers the first signal that asked the run to stop.
 
@@ -47,7 +59,7 @@ class StopRequest:
 
     def _handle(self, signal_number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:
-            raise KeyboardInterrupt  # asked twice: do not even finish the step
+            raise StoppedAtOnceError(signal_number)  # asked twice: do not even finish the step
         self.signal_number = signal_number
 
 

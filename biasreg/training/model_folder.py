@@ -7,9 +7,11 @@ from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import PlansError
 from biasreg.core.serialization import atomic_write, file_hash, read_json, to_json, write_record
 from biasreg.inference.models import trained_folds
+from biasreg.network.checkpoint import load_checkpoint
 from biasreg.planning.fallback import fallbacks
 from biasreg.planning.files import PLANS_FILE
 from biasreg.planning.plans import Configuration
+from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import copy_reference, reference_files
 from biasreg.training.workspace import FoldName, Workspace
 
@@ -42,7 +44,8 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         fold: The fold about to be trained.
 
     Raises:
-        PlansError: If the model folder holds folds that were trained with another configuration or reference image.
+        PlansError: If the model folder holds folds that were trained with another configuration, reference image or
+            pretrained encoder.
     """
     _check_other_folds(workspace, fold)
     write_record(workspace.model_folder / PLANS_FILE, workspace.published_plans)
@@ -59,6 +62,11 @@ def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
     plans = folder / PLANS_FILE
     if plans.is_file() and not _same_configuration(plans, workspace):
         raise _trained_otherwise(others, "configuration than the plans at hand", plans)
+    init = workspace.configuration.network.encoder.init
+    own = installed_hash(workspace.results, init)
+    for name, path in trained_folds(folder).items() if init != "scratch" else ():
+        if f"fold_{name}" in others and load_checkpoint(path, lazy=True).identity.pretrained_hash != own:
+            raise _trained_otherwise({f"fold_{name}"}, "pretrained encoder than the one that is installed", path)
     for name in reference_files(workspace.configuration.preprocessing):
         if (folder / name).is_file() and not _same_file(folder / name, workspace.cases_folder / name):
             raise _trained_otherwise(others, "reference image than that of the preprocessed cases", folder / name)

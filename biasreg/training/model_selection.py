@@ -129,7 +129,7 @@ def choose_model(
     """
     compared = [model for model in models if model.pairs and (ablations or not model.is_ablation)]
     if not compared:
-        raise _nothing_to_choose(dataset_name, models)
+        raise _nothing_to_choose(dataset_name, models, notices)
     common = set.intersection(*(set(model.pairs) for model in compared))
     keys = {model.name: common or set(model.pairs) for model in compared}
     ranked = sorted(compared, key=lambda model: _rank(pooled(model, keys[model.name])), reverse=True)
@@ -251,8 +251,9 @@ def _why_not(fold: TrainedFold) -> str:
     return "was never validated"
 
 
-def _nothing_to_choose(dataset_name: str, models: Sequence[Model]) -> ModelNotFoundError:
-    reasons = [f"\n  {model.name}: {reason}" for model in models for reason in _left_out(model, 0)]
+def _nothing_to_choose(dataset_name: str, models: Sequence[Model], notices: Iterable[str]) -> ModelNotFoundError:
+    reasons = [f"\n  {notice}" for notice in notices]
+    reasons += [f"\n  {model.name}: {reason}" for model in models for reason in _left_out(model, 0)]
     ablations = [
         f"\n  {model.name}: an ablation (--ablations takes these too)" for model in models if model.is_ablation
     ]

@@ -13,7 +13,7 @@ import torch
 from biasreg.core.errors import PlansError
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration
-from biasreg.preprocessing.storage import StoredCase, read_stored_case
+from biasreg.preprocessing.storage import StoredCase, load_labels, load_mask, read_stored_case
 from biasreg.training.check_lines import CheckLine, listed
 from biasreg.training.data import CaseSource
 from biasreg.training.validation import labels_present, mean_dice
@@ -29,7 +29,7 @@ LEAST_COVERED = 0.5  # share of the fixed image's values: below, most of the pai
 LEAST_USUALLY_COVERED = 0.05  # below it the images lie beside each other
 LEAST_DICE, MOST_DICE = 0.05, 0.95  # about what labels share by chance; about what two experts agree to
 FEW_CASES = 3  # two cases make a single pair, three the first choice
-REMEDY = "run `biasreg_preprocess --clean`"
+REMEDY = "run `biasreg_preprocess --clean` on the dataset"
 
 
 def check_data(source: CaseSource, data: FoldData, configuration: Configuration) -> Iterator[CheckLine]:
@@ -93,6 +93,8 @@ def check_stored_cases(source: CaseSource, cases: Sequence[str], configuration: 
     for case in chosen:
         _look_at_arrays(source, case, configuration, faults, empty)
     looked_at = f"all {len(cases)} cases" if len(chosen) == len(cases) else f"{len(chosen)} of {len(cases)} cases"
+    if len(empty) >= len(chosen) and not faults:
+        faults = empty
     if faults:
         return CheckLine("stored cases", "FAIL", f"{listed(faults)} ({looked_at} looked at) · {REMEDY}")
     if empty:
@@ -268,13 +270,22 @@ def _look_at_arrays(
     low, high = float(image.min()), float(image.max())  # not-a-number if any voxel is
     if not (low >= -VALUE_TOLERANCE and high <= 1 + VALUE_TOLERANCE):
         faults.append(f"{case}: intensities from {low:.4g} to {high:.4g}, not in [0, 1]")
-    classes = max(configuration.network.num_labels - 1, len(configuration.preprocessing.label_values))
-    if int(labels.max()) > classes:
-        faults.append(f"{case}: class {int(labels.max())}, the plans know 0 to {classes}")
+    faults.extend(f"{case}: {fault}" for fault in _class_faults(source, case, configuration))
     if low == high:
         empty.append(f"{case}: all voxels are {low:.4g}")
     if not mask.any():
         empty.append(f"{case}: no voxel counts in its mask")
+
+
+def _class_faults(source: CaseSource, case: str, configuration: Configuration) -> Iterator[str]:
+    """Say what is wrong with the values of a case's labels and mask, as they are stored."""
+    classes = max(configuration.network.num_labels - 1, len(configuration.preprocessing.label_values))
+    limits = {"labels": (load_labels(source.folder, case), classes), "mask": (load_mask(source.folder, case), 1)}
+    for name, (array, largest) in limits.items():
+        if not np.issubdtype(array.dtype, np.integer):
+            yield f"its {name}: stored as {array.dtype}, not as integers"
+        elif not 0 <= int(array.min()) <= int(array.max()) <= largest:
+            yield f"its {name}: values from {array.min()} to {array.max()}, the plans know 0 to {largest}"
 
 
 def _cases(count: int) -> str:

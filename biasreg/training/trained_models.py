@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from biasreg.core.errors import CheckpointError
+from biasreg.core.errors import BiasregError
 from biasreg.core.serialization import read_record
 from biasreg.inference.models import trained_folds
 from biasreg.network.checkpoint import LATEST, load_checkpoint
@@ -91,7 +91,7 @@ def read_models(folder: Path, unreadable: list[str]) -> tuple[Model, ...]:
         for name, checkpoint in trained_folds(path).items():
             try:
                 fold, configuration = _read_fold(name, checkpoint)
-            except CheckpointError as error:
+            except BiasregError as error:
                 unreadable.append(f"not compared: {error}")
                 continue
             folds.append(fold)

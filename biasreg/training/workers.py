@@ -69,13 +69,9 @@ def open_batches(
     make = functools.partial(make_batch, source, sampler, settings)
     workers = settings.workers
     while workers > 0:
-        augmenter = _Workers(
-            _PairLoader(make, settings.batch_size, start, workers), None, workers, CACHED_BATCHES_PER_WORKER
-        )
+        loader = _PairLoader(make, settings.batch_size, start, workers)
         try:
-            augmenter.begin()
-            yield _checked(augmenter)
-            return
+            augmenter = _begun(loader, workers)
         except _CannotStartError as error:
             logger.warning(
                 "%d background workers that load data cannot be started (%s): /dev/shm or the number of processes is "
@@ -85,8 +81,12 @@ def open_batches(
                 workers // 2,
             )
             workers //= 2
+            continue
+        try:
+            yield _checked(augmenter)
         finally:
             augmenter._finish()
+        return
     yield _checked(SingleThreadedAugmenter(_PairLoader(make, settings.batch_size, start, 1), None))
 
 
@@ -134,22 +134,6 @@ class _Workers(MultiThreadedAugmenter):
     _queues: list[multiprocessing.Queue]
     pin_memory_thread: threading.Thread | None
 
-    def begin(self) -> None:
-        """Start the workers.
-
-        Raises:
-            _CannotStartError: If the system lacks what they need.
-        """
-        try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of any fork beside threads. The workers use NumPy only, and wait for no lock of
-                # torch.
-                warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
-                self.restart()
-        except OSError as error:
-            raise _CannotStartError(error) from error
-        self.watch()
-
     def watch(self) -> None:
         """Raise the alarm when a worker ends, even while a read waits for it."""
         sentinels = [process.sentinel for process in self._processes]
@@ -175,6 +159,27 @@ class _Workers(MultiThreadedAugmenter):
         self._queues, self._processes = [], []
         self.pin_memory_queue = self.pin_memory_thread = None
         self.was_initialized = False
+
+
+def _begun(loader: _PairLoader, workers: int) -> _Workers:
+    """Start workers.
+
+    Raises:
+        _CannotStartError: If the system lacks what they need.
+    """
+    augmenter = None
+    try:
+        augmenter = _Workers(loader, None, workers, CACHED_BATCHES_PER_WORKER)
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any fork beside threads. The workers use NumPy only, and wait for no lock of torch.
+            warnings.filterwarnings("ignore", message=".*multi-threaded.*fork", category=DeprecationWarning)
+            augmenter.restart()
+    except OSError as error:
+        if augmenter is not None:
+            augmenter._finish()
+        raise _CannotStartError(error) from error
+    augmenter.watch()
+    return augmenter
 
 
 def _checked(augmenter: SingleThreadedAugmenter | MultiThreadedAugmenter) -> Iterator[HostBatch]:

@@ -219,8 +219,18 @@ def test_damaged_files_and_files_with_code_are_refused(make_encoder, save):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(WeightsError, match=r"cannot be read as weights \(.*file\.pt · it is damaged"):
         read_weights(path)
-    with pytest.raises(WeightsError, match="holds more than tensors"):
+    with pytest.raises(WeightsError, match="holds code or other things than tensors, which are never run") as error:
         read_weights(save({"state_dict": {}, "hook": Code()}))
+    assert "weights_only" not in str(error.value)  # torch advises to switch its safety off
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"", "it is empty"), (b"\n<!DOCTYPE html><html>sign in</html>", "it is a web page")]
+)
+def test_files_that_are_no_weights_at_all_are_called_what_they_are(tmp_path, content, words):
+    (tmp_path / "file.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match=words):
+        read_weights(tmp_path / "file.pt")
 
 
 @pytest.fixture

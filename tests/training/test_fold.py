@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from filelock import FileLock
 
 from biasreg.core.errors import CheckpointError, DatasetError, InputError, PlansError, TrainingError
 from biasreg.core.serialization import file_hash, from_json, read_record
@@ -62,6 +63,7 @@ def test_a_fold_is_trained_with_nothing_but_its_number(write_dataset):
     assert folder.parts[-3:] == ("Dataset901_Blobs", "tiny__main", "fold_0")
     files = {path.name for path in folder.iterdir()}
     assert files == {
+        ".lock",
         "checkpoint_best.pth",
         "checkpoint_latest.pth",
         "metrics.jsonl",
@@ -113,7 +115,7 @@ def test_a_run_killed_between_two_checkpoints_resumes_from_the_last(write_datase
     folder = parts.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
     (folder / ".0a1b2c3d-checkpoint_latest.pth").write_bytes(b"half a checkpoint")
     assert_same_run(train_fold(parts, "901", 0, RESUME), expected)
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 def test_a_trained_fold_is_neither_overwritten_nor_restarted_silently(write_dataset):
@@ -303,3 +305,13 @@ def test_a_checkpoint_without_averaged_weights_is_not_resumed(write_dataset):
     torch.save(content, folder / LATEST)
     with pytest.raises(TrainingError, match="holds no averaged weights"):
         train_fold(roots, "901", 0, RESUME)
+
+
+def test_a_fold_is_trained_by_one_run_at_a_time(write_dataset):
+    roots = write_dataset()
+    folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
+    folder.mkdir(parents=True)
+    with FileLock(folder / ".lock"), pytest.raises(InputError, match=r"another training of this fold is running"):
+        train_fold(roots, "901", 0, OPTIONS)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    train_fold(roots, "901", 0, replace(OPTIONS, epochs=1))

@@ -4,7 +4,7 @@ from itertools import permutations
 import pytest
 from torch import nn
 
-from biasreg.core.errors import ModelNotFoundError, RecordError
+from biasreg.core.errors import ModelNotFoundError
 from biasreg.core.paths import Roots
 from biasreg.core.serialization import read_record, to_json, write_json, write_record
 from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, capture, save_checkpoint
@@ -208,10 +208,13 @@ def test_a_model_that_came_with_its_best_checkpoint_alone_counts_as_far_as_that_
     assert find_best_configuration(roots, "901")[0].folds == ("0",)
 
 
-def test_damaged_scores_are_an_error(write_fold, roots):
+def test_damaged_scores_of_a_fold_are_named_and_leave_the_others_alone(write_fold, roots):
     (write_fold(0, [0.7, 0.72]) / "validation.json").write_text("{")
-    with pytest.raises(RecordError, match=r"validation\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"(?s)not compared: .*validation\.json"):
         find_best_configuration(roots, "901")
+    write_fold(1, [0.7, 0.72])
+    found, _ = find_best_configuration(roots, "901")
+    assert any("validation.json" in notice for notice in found.notices)
 
 
 def test_without_a_finished_fold_it_says_what_is_there_and_what_to_train(write_fold, roots):

@@ -95,7 +95,10 @@ def test_good_data_pass_every_check(opened, configuration):
             lambda array: array[:, :8],
             r"case3: its image has shape \(1, 8, 16, 16\), planned is \(1, 16, 16, 16\)",
         ),
-        ("_seg.npy", put(7), r"case3: class 7, the plans know 0 to 2"),
+        ("_seg.npy", put(7), r"case3: its labels: values from 0 to 7, the plans know 0 to 2"),
+        ("_seg.npy", lambda array: array.astype(np.int16) - 1, r"case3: its labels: values from -1 to 1"),
+        ("_seg.npy", lambda array: array / 2, r"case3: its labels: stored as float64, not as integers"),
+        ("_mask.npy", lambda array: array * 5, r"case3: its mask: values from 5 to 5"),
         ("_mask.npy", lambda array: array[:8], r"case3: its mask has shape"),
     ],
 )

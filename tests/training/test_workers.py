@@ -147,6 +147,15 @@ def test_where_fewer_workers_can_start_training_goes_on_with_fewer(
         restart(self)
 
     monkeypatch.setattr(multi_threaded_augmenter.MultiThreadedAugmenter, "_start", limited)
+    make, made = multi_threaded_augmenter.Event, []
+
+    def scarce():  # semaphores lie in /dev/shm: the first one, of four workers, finds no room there
+        made.append(1)
+        if len(made) == 1:
+            raise OSError(28, "No space left on device")
+        return make()
+
+    monkeypatch.setattr(multi_threaded_augmenter, "Event", scarce)
     for ours, theirs in zip(take(source, sampler, 3, workers=4), take(source, sampler, 3, workers=0), strict=True):
         assert_same(ours, theirs)
     said = [record.getMessage() for record in caplog.records]
