@@ -138,7 +138,7 @@ def is_alive(pid):
 
 
 SLEEP = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from biasreg.core.parallel import map_cases, process_executor
 
@@ -147,6 +147,7 @@ def sleep(path):
     time.sleep(120)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it
     with process_executor(2) as executor:
         map_cases(sleep, {name: (f"{sys.argv[1]}/{name}",) for name in "ab"}, executor, "sleep")
 """
