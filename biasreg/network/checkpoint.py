@@ -235,11 +235,12 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         with atomic_write(path) as temporary:
             torch.save(content, temporary)
     except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or error
         kept, remedy = "there is no earlier one", "begin anew with --overwrite"
         if path.exists():
             kept, remedy = "the checkpoint of before is still there and whole", "resume with --c"
         raise CheckpointError(
-            f"the checkpoint could not be written: {error} · {path} · {kept} · make room on that disk, then {remedy}"
+            f"the checkpoint could not be written: {reason} · {path} · {kept} · make room on that disk, then {remedy}"
         ) from error
 
 

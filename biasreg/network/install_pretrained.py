@@ -126,7 +126,8 @@ def _store(weights: EncoderWeights, path: Path, record: InstalledEncoder) -> Non
             torch.save(weights.parameters, temporary)
         write_record(path.with_suffix(".json"), record)  # last: what has no record is not installed
     except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as RuntimeError
-        raise WeightsError(f"the weights could not be written: {error} · {path} · make room on that disk") from error
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"the weights could not be written: {reason} · {path} · make room on that disk") from error
 
 
 @contextmanager
