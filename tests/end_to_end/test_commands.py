@@ -100,6 +100,7 @@ def test_planning_leaves_facts_decisions_and_a_record_of_every_case(project):
 def test_training_leaves_a_model_a_log_and_scores(project):
     (fold,) = (project.folder / "data" / "results" / "Dataset501_Phantom").glob("biasregPlans__*/fold_0")
     assert {path.name for path in fold.iterdir()} == {
+        ".lock",
         "checkpoint_best.pth",
         "checkpoint_latest.pth",
         "metrics.jsonl",
