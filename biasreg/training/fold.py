@@ -171,7 +171,7 @@ def check_fold(
 
 
 def _make_room(workspace: Workspace, fold: FoldName, *, everything: bool) -> None:
-    """Remove half-written files of a run that was killed, and all files of a run that is to be overwritten."""
+    """Publish the plans, and remove half-written files of a run that was killed, or all of one to be overwritten."""
     publish(workspace, fold)
     folder = workspace.fold_folder(fold)
     names = [path.name for path in folder.glob(".*-checkpoint_*.pth")]
