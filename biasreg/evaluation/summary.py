@@ -8,6 +8,7 @@ import numpy as np
 
 from biasreg.core.errors import InputError, RecordError
 from biasreg.core.serialization import atomic_write, read_record, write_record
+from biasreg.evaluation.comparison import compare_methods
 from biasreg.evaluation.records import (
     IDENTITY,
     SCORES_SCHEMA_VERSION,
@@ -20,10 +21,12 @@ from biasreg.evaluation.records import (
     Sources,
     Statistic,
 )
+from biasreg.evaluation.stratification import stratify, worst_cases
 
 SUMMARY_FILE = "summary.json"
 SCORES_FILE = "scores.csv"
 TABLE_FILE = "summary.txt"
+WORST_COUNT = 5
 CSV_COLUMNS = (
     "pair",
     "method",
@@ -36,6 +39,7 @@ CSV_COLUMNS = (
     "pair_folding_percent",
     "pair_log_jacobian_std",
     "pair_learn2reg_log_jacobian_std",
+    "pair_deformation_mm",
     "pair_seconds",
 )
 
@@ -46,13 +50,35 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def summarize(sources: Sources, scores: Sequence[PairScores], failures: Sequence[Failure]) -> Evaluation:
-    """Put scores and failures together with one summary per method: identity first, then in the order of `sources`."""
+def summarize(
+    sources: Sources, scores: Sequence[PairScores], failures: Sequence[Failure], reference_method: str | None = None
+) -> Evaluation:
+    """Put scores and failures together with one summary per method, and compare the methods.
+
+    Args:
+        sources: What was evaluated on what; methods are in its order, after identity.
+        scores: Of all pairs under all methods.
+        failures: Pairs that could not be evaluated.
+        reference_method: The method that the others are compared with; None takes the first one.
+    """
+    reference = next(iter(sources.predictions)) if reference_method is None else reference_method
     summaries = tuple(
         _summarize_method(method, [score for score in scores if score.method == method])
         for method in (IDENTITY, *sources.predictions)
     )
-    return Evaluation(SCORES_SCHEMA_VERSION, sources, summaries, tuple(scores), tuple(failures))
+    order = [summary.method for summary in summaries]
+    ordered = sorted(scores, key=lambda score: order.index(score.method))  # a first pair may lack the first method
+    return Evaluation(
+        schema_version=SCORES_SCHEMA_VERSION,
+        sources=sources,
+        methods=summaries,
+        pairs=tuple(scores),
+        failures=tuple(failures),
+        reference_method=reference,
+        comparisons=compare_methods(ordered, reference),
+        strata=stratify(ordered, reference),
+        worst=worst_cases(ordered, reference, WORST_COUNT),
+    )
 
 
 def check_replaceable(folder: Path, sources: Sources) -> None:
@@ -119,22 +145,17 @@ def format_table(evaluation: Evaluation) -> str:
     return "\n".join(parts)
 
 
-def _statistic(values: Iterable[float | None]) -> Statistic | None:
-    known = np.array([value for value in values if value is not None], dtype=np.float64)
-    return Statistic(float(known.mean()), float(known.std()), known.size) if known.size else None
-
-
 def _summarize_method(method: str, scores: Sequence[PairScores]) -> MethodSummary:
     return MethodSummary(
         method=method,
         num_pairs=len(scores),
-        dice=_statistic(score.dice for score in scores),
-        hd95_mm=_statistic(score.hd95_mm for score in scores),
-        tre_mm=_statistic(score.landmarks.mean_mm if score.landmarks else None for score in scores),
-        folding_percent=_statistic(score.folding_percent for score in scores),
-        log_jacobian_std=_statistic(score.log_jacobian_std for score in scores),
-        learn2reg_log_jacobian_std=_statistic(score.learn2reg_log_jacobian_std for score in scores),
-        seconds=_statistic(score.seconds for score in scores),
+        dice=Statistic.of(score.dice for score in scores),
+        hd95_mm=Statistic.of(score.hd95_mm for score in scores),
+        tre_mm=Statistic.of(score.tre_mm for score in scores),
+        folding_percent=Statistic.of(score.folding_percent for score in scores),
+        log_jacobian_std=Statistic.of(score.log_jacobian_std for score in scores),
+        learn2reg_log_jacobian_std=Statistic.of(score.learn2reg_log_jacobian_std for score in scores),
+        seconds=Statistic.of(score.seconds for score in scores),
         unmeasured_hd95=sum(_is_lost(label) for score in scores for label in score.labels),
         labels=_summarize_labels(scores),
     )
@@ -151,7 +172,7 @@ def _summarize_labels(scores: Sequence[PairScores]) -> tuple[LabelSummary, ...]:
             by_label.setdefault((label.value, label.name), []).append(label)
     return tuple(
         LabelSummary(
-            value, name, _statistic(label.dice for label in found), _statistic(label.hd95_mm for label in found)
+            value, name, Statistic.of(label.dice for label in found), Statistic.of(label.hd95_mm for label in found)
         )
         for (value, name), found in sorted(by_label.items())
     )
@@ -161,10 +182,11 @@ def _csv_rows(evaluation: Evaluation) -> Iterable[list[object]]:
     """One row per pair, method and label; a pair without labels has one row, with the label's columns empty."""
     for score in evaluation.pairs:
         of_pair = [
-            score.landmarks.mean_mm if score.landmarks else None,
+            score.tre_mm,
             score.folding_percent,
             score.log_jacobian_std,
             score.learn2reg_log_jacobian_std,
+            score.deformation_mm,
             score.seconds,
         ]
         for label in score.labels:
