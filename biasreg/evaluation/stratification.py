@@ -10,11 +10,13 @@ from biasreg.evaluation.comparison import HIGHER_IS_BETTER, MIN_PAIRS
 from biasreg.evaluation.records import IDENTITY, PairScores, Statistic, Stratum, WorstCase
 
 THIRDS = ("small", "medium", "large")
+UNUSUAL_STDS = 2.0  # a label's Dice so many standard deviations below its mean is named
 REASONS = {
     "initial_dice": "large initial misalignment",
     "initial_tre_mm": "large initial misalignment",
     "deformation_mm": "large deformation",
 }
+_LARGE_IS_LOW = ("initial_dice",)
 
 
 def stratify(pairs: Sequence[PairScores], reference: str) -> tuple[Stratum, ...]:
@@ -79,10 +81,11 @@ def worst_cases(pairs: Sequence[PairScores], method: str, count: int) -> tuple[W
     by_pair: dict[str, dict[str, PairScores]] = {}
     for score in pairs:
         by_pair.setdefault(score.pair, {})[score.method] = score
-    return tuple(_worst_case(metric, method, by_pair[pair], hard.get(pair, ())) for pair, _ in ranked[:count])
-
-
-_LARGE_IS_LOW = ("initial_dice",)
+    usual = _usual_dice(scores)
+    return tuple(
+        _worst_case(metric, method, by_pair[pair], [*_label_reasons(by_pair[pair][method], usual), *hard.get(pair, ())])
+        for pair, _ in ranked[:count]
+    )
 
 
 def _criteria(pairs: Sequence[PairScores], reference: str) -> dict[str, dict[str, float]]:
@@ -127,7 +130,7 @@ def _hard_pairs(pairs: Sequence[PairScores], method: str) -> dict[str, list[str]
     return hard
 
 
-def _worst_case(metric: str, method: str, scores: Mapping[str, PairScores], hard: Sequence[str]) -> WorstCase:
+def _worst_case(metric: str, method: str, scores: Mapping[str, PairScores], causes: Sequence[str]) -> WorstCase:
     """Put one pair beside what the other methods reach there; `scores` are those of the pair, by method."""
     known = _known_by_method(scores, metric)
     value = known.pop(method)
@@ -143,7 +146,7 @@ def _worst_case(metric: str, method: str, scores: Mapping[str, PairScores], hard
         initial=initial,
         best_method=best,
         best_value=None if best is None else known[best],
-        reasons=(*(["worse than no registration"] if worse else []), *_label_reasons(scores[method]), *hard),
+        reasons=(*(["worse than no registration"] if worse else []), *causes),
     )
 
 
@@ -155,12 +158,23 @@ def _goodness(metric: str, value: float) -> float:
     return value if metric in HIGHER_IS_BETTER else -value
 
 
-def _label_reasons(score: PairScores) -> Iterator[str]:
-    """Name the labels that were lost, or else the one that lies worst."""
-    measured = {label.name: label.dice for label in score.labels if label.dice is not None}
-    lost = [label.name for label in score.labels if label.dice is not None and label.hd95_mm is None]
-    if lost:
-        yield f"nothing of {', '.join(lost)} is left after warping"
-    elif len(measured) > 1:
-        lowest = min(measured, key=lambda name: measured[name])
-        yield f"lowest label {lowest}, Dice {measured[lowest]:.3f}"
+def _usual_dice(scores: Sequence[PairScores]) -> dict[int, Statistic]:
+    """Dice of each label over a method's pairs, by its value; labels that few pairs have are left out."""
+    found: dict[int, list[float | None]] = {}
+    for label in (label for score in scores for label in score.labels):
+        found.setdefault(label.value, []).append(label.dice)
+    summed = {value: Statistic.of(dice) for value, dice in found.items()}
+    return {value: known for value, known in summed.items() if known is not None and known.count >= MIN_PAIRS}
+
+
+def _label_reasons(score: PairScores, usual: Mapping[int, Statistic]) -> Iterator[str]:
+    """Name the labels that were lost, and those that lie far worse than they do in the method's other pairs."""
+    for label in score.labels:
+        if label.dice is not None and label.hd95_mm is None:
+            yield f"nothing of {label.name} is left after warping"
+        elif (
+            label.dice is not None
+            and (others := usual.get(label.value)) is not None
+            and label.dice < others.mean - UNUSUAL_STDS * others.std
+        ):
+            yield f"{label.name} unusually low, Dice {label.dice:.3f}"

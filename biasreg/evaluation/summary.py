@@ -1,7 +1,7 @@
 """Summarise scores over pairs, and write them: `summary.json` for programs, `scores.csv`, `summary.txt` for people."""
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from biasreg.evaluation.records import (
     Statistic,
 )
 from biasreg.evaluation.stratification import stratify, worst_cases
+from biasreg.evaluation.tables import format_table
 
 SUMMARY_FILE = "summary.json"
 SCORES_FILE = "scores.csv"
@@ -129,22 +130,6 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         temporary.write_text(format_table(evaluation), encoding="utf-8")
 
 
-def format_table(evaluation: Evaluation) -> str:
-    """Lay the evaluation out as text: methods, then labels, then what could not be measured.
-
-    Columns of metrics that no method has (landmarks, seconds) are left out. A cell reads mean ± standard deviation
-    over pairs.
-    """
-    parts = [_align(_method_rows(evaluation.methods))]
-    label_rows = _label_rows(evaluation.methods)
-    if len(label_rows) > 1:
-        parts.append(_align(label_rows))
-    remarks = [*_unmeasured_remarks(evaluation), *_failure_remarks(evaluation.failures)]
-    if remarks:
-        parts.append("\n".join(remarks) + "\n")
-    return "\n".join(parts)
-
-
 def _summarize_method(method: str, scores: Sequence[PairScores]) -> MethodSummary:
     return MethodSummary(
         method=method,
@@ -194,68 +179,3 @@ def _csv_rows(evaluation: Evaluation) -> Iterable[list[object]]:
             yield [score.pair, score.method, *of_label, *of_pair]
         if not score.labels:
             yield [score.pair, score.method, *[None] * 5, *of_pair]
-
-
-def _method_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
-    columns: list[tuple[str, int, Callable[[MethodSummary], Statistic | None]]] = [
-        ("Dice", 3, lambda method: method.dice),
-        ("HD95 mm", 2, lambda method: method.hd95_mm),
-        ("TRE mm", 2, lambda method: method.tre_mm),
-        ("folding %", 3, lambda method: method.folding_percent),
-        ("SD log J", 3, lambda method: method.log_jacobian_std),
-        ("s/pair", 1, lambda method: method.seconds),
-    ]
-    kept = [column for column in columns if any(column[2](method) for method in methods)]
-    rows = [["method", "pairs", *(title for title, _, _ in kept)]]
-    for method in methods:
-        cells = [_cell(get(method), digits) for _, digits, get in kept]
-        rows.append([method.method, str(method.num_pairs), *cells])
-    return rows
-
-
-def _label_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
-    titles = [f"{metric} {method.method}" for metric in ("Dice", "HD95 mm") for method in methods]
-    rows = [["label", "pairs", *titles]]
-    by_label: dict[tuple[int, str], dict[str, LabelSummary]] = {}
-    for method in methods:
-        for label in method.labels:
-            by_label.setdefault((label.value, label.name), {})[method.method] = label
-    for (value, name), found in sorted(by_label.items()):
-        summaries = [found.get(method.method) for method in methods]
-        pairs = max((label.dice.count for label in summaries if label and label.dice), default=0)
-        dice = [_cell(label.dice if label else None, 3) for label in summaries]
-        distance = [_cell(label.hd95_mm if label else None, 2) for label in summaries]
-        rows.append([name if name == str(value) else f"{value} {name}", str(pairs), *dice, *distance])
-    return rows
-
-
-def _cell(statistic: Statistic | None, digits: int) -> str:
-    if statistic is None:
-        return "–"
-    mean = f"{statistic.mean:.{digits}f}"
-    return mean if statistic.count == 1 else f"{mean} ± {statistic.std:.{digits}f}"
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines) + "\n"
-
-
-def _unmeasured_remarks(evaluation: Evaluation) -> Iterable[str]:
-    for method in evaluation.methods:
-        if method.unmeasured_hd95:
-            yield (
-                f"{method.method}: {method.unmeasured_hd95} label(s) vanished in warping; they count as Dice 0 and are "
-                "left out of HD95"
-            )
-    left_out = sum(
-        label.dice is None for score in evaluation.pairs if score.method == IDENTITY for label in score.labels
-    )
-    if left_out:
-        yield f"{left_out} label(s) are not in both label maps of their pair and not evaluated (reasons: scores.csv)"
-
-
-def _failure_remarks(failures: Sequence[Failure]) -> Iterable[str]:
-    for failure in failures:
-        yield f"FAILED {failure.pair} ({failure.method or 'references'}): {failure.reason}"

@@ -6,7 +6,8 @@ import pytest
 from biasreg.core.errors import InputError
 from biasreg.core.serialization import read_record
 from biasreg.evaluation.records import Evaluation, Failure, LabelScore, LandmarkScore, PairScores, Sources
-from biasreg.evaluation.summary import check_replaceable, format_table, mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.summary import check_replaceable, mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.tables import format_table
 
 
 def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None = 1.0, **others) -> PairScores:
