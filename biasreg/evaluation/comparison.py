@@ -96,7 +96,7 @@ def signed_rank_p(differences: NDArray[np.float64]) -> float:
     approximation with correction for ties.
 
     Args:
-        differences: (N,), at least one not 0.
+        differences: (N,), at least two of them not 0.
 
     Source: Wilcoxon 1945, doi:10.2307/3001968; Pratt 1959, doi:10.1080/01621459.1959.10501526.
     """
