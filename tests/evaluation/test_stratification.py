@@ -50,6 +50,12 @@ def test_few_pairs_and_a_single_value_have_no_thirds() -> None:
     assert thirds_of({str(index): 0.5 for index in range(9)}) == {}
 
 
+def test_ties_go_where_the_middle_of_their_ranks_is() -> None:
+    """Pairs that do not overlap at all before registration are the hard ones, however many there are."""
+    initial = dict(zip(NAMES, [0.4, 0.3, 0.3, 0.2, 0.2, 0.1, 0.1, 0.0, 0.0, 0.0, 0.0, 0.0], strict=False))
+    assert list(thirds_of(initial, large_is_low=True).values()) == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+
+
 def test_low_initial_dice_is_large_misalignment(scores) -> None:
     strata = stratify(scores([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]), "biasreg")
     found = {(one.name, one.method): one for one in strata if one.by == "initial_dice"}
@@ -119,9 +125,20 @@ def test_labels_that_are_lost_or_unusual_are_reasons(pair_scores) -> None:
         absent = LabelScore(3, "ghost", None, None, "in neither label map")
         made.append(pair_scores(name, "biasreg", (liver.dice + spleen.dice) / 2, labels=(liver, spleen, absent)))
     worst, other = worst_cases(made, "biasreg", 2)
-    assert worst.reasons == ("liver unusually low, Dice 0.300", "nothing of spleen is left after warping")
+    assert worst.reasons == ("nothing left after warping: spleen", "unusually low Dice: liver 0.300")
     assert (worst.initial, worst.best_method) == (None, None)
     assert other.reasons == ()
+
+
+def test_of_many_labels_the_lowest_are_named(pair_scores) -> None:
+    made = []
+    for index, name in enumerate(NAMES[:10]):
+        labels = [LabelScore(value, f"l{value}", 0.1 * value if index == 9 else 0.9, 2.0) for value in range(1, 6)]
+        made.append(pair_scores(name, "biasreg", 0.3 if index == 9 else 0.9, labels=tuple(labels)))
+    (worst,) = worst_cases(made, "biasreg", 1)
+    (reason,) = worst.reasons
+    assert reason.startswith("unusually low Dice: ")
+    assert reason.endswith(" and 2 more")
 
 
 def test_without_labels_the_worst_is_by_landmarks_and_then_by_folding(pair_scores) -> None:

@@ -141,6 +141,8 @@ def test_the_table_compares_methods_and_divides_the_pairs(pair_scores) -> None:
 def test_the_table_says_that_pairs_share_images(pair_scores) -> None:
     table = format_table(evaluation_of_many(pair_scores, 7, fixed_image="atlas"))
     assert "The 7 pairs are made of 8 images: p takes pairs as independent and is too small" in table
+    assert "the intervals allow for it, but so few images make them too narrow." in table
+    assert "the intervals allow for it." in format_table(evaluation_of_many(pair_scores, 12, fixed_image="atlas"))
     assert "made of" not in format_table(evaluation_of_many(pair_scores, 7))
 
 
