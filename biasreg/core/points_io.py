@@ -17,6 +17,7 @@ from biasreg.core.serialization import atomic_write
 AXES = ("x", "y", "z")
 NAME_COLUMNS = ("name", "label")
 
+_WRITTEN_DECIMALS = 6  # of a mm; what follows is rounding of float32 displacements
 _WRITTEN_COLUMNS = ("x", "y", "z", "t", "name")
 """antsApplyTransformsToPoints takes the first columns, whatever their header says, and wants a t."""
 
@@ -84,7 +85,7 @@ def write_point_table(path: Path | str, table: PointTable, *, ras: bool = False)
         for row, position in zip(table.rows, positions, strict=True):
             cells = list(row)
             for column, value in zip(columns, position, strict=True):
-                cells[column] = repr(float(value))
+                cells[column] = repr(round(float(value), _WRITTEN_DECIMALS) + 0.0)  # no -0.0
             writer.writerow(cells)
 
 

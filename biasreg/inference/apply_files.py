@@ -125,10 +125,10 @@ def _pairs(request: ApplyRequest) -> list[tuple[Path, Path]]:
         raise InputError("there is nothing to do; give -i and -o, --save_transform or --jacobian")
     targets = _targets(request.inputs, request.outputs)
     written = [*targets, *(path for path in (request.save_transform, request.jacobian) if path is not None)]
-    read = {path.absolute() for path in (*request.inputs, *(file.path for file in request.transforms))}
-    read |= {request.reference.absolute()} if request.reference else set()
+    read = {path.resolve() for path in (*request.inputs, *(file.path for file in request.transforms))}
+    read |= {request.reference.resolve()} if request.reference else set()
     for path in written:
-        if path.absolute() in read:
+        if path.resolve() in read:
             raise InputError(f"{path}: would be overwritten by its own result; choose another name")
     doubled = sorted({str(path) for path in written if written.count(path) > 1})
     if doubled:
