@@ -1,6 +1,7 @@
 """Apply transforms from files to files."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,12 @@ import numpy as np
 
 from biasreg.core.errors import BiasregError, ImageError, InputError, PredictionError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import IMAGE_ENDINGS, read_labels, strip_ending, write_image
+from biasreg.core.image_io import read_labels, strip_ending, write_image
 from biasreg.core.points_io import read_point_table, write_point_table
 from biasreg.core.series_io import Series, check_series_name, read_grid, read_series, write_series
 from biasreg.core.transform_io import write_composite_transform, write_displacement
-from biasreg.core.transforms import Part, TransformFile, default_reference
+from biasreg.core.transforms import InverseFieldPart, Part, TransformFile, default_reference
+from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.apply import (
     Interpolation,
     apply_to_points,
@@ -72,6 +74,7 @@ def apply_files(request: ApplyRequest) -> dict[str, str]:
     """
     pairs = _pairs(request)
     parts = read_transforms(request.transforms)
+    _warn_folds(parts)
     transform = None
     if _needs_grid(request):
         transform = compose_transforms(parts, _reference(request, parts))
@@ -123,6 +126,8 @@ def _pairs(request: ApplyRequest) -> list[tuple[Path, Path]]:
         raise InputError("no transform is given; give one with -t or --invert")
     if not request.inputs and request.save_transform is None and request.jacobian is None:
         raise InputError("there is nothing to do; give -i and -o, --save_transform or --jacobian")
+    if request.fill is not None and not math.isfinite(request.fill):
+        raise InputError(f"the fill value must be a finite number, got {request.fill}")
     targets = _targets(request.inputs, request.outputs)
     written = [*targets, *(path for path in (request.save_transform, request.jacobian) if path is not None)]
     read = {path.resolve() for path in (*request.inputs, *(file.path for file in request.transforms))}
@@ -151,7 +156,7 @@ def _targets(inputs: Sequence[Path], outputs: Sequence[Path]) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    return path.is_dir() or not path.name.lower().endswith((*IMAGE_ENDINGS, POINTS_ENDING))
+    return path.is_dir() or not path.suffix
 
 
 def _check_names(request: ApplyRequest, targets: Sequence[Path]) -> None:
@@ -187,6 +192,15 @@ def _warn_outside(parts: Sequence[Part], outside: Sequence[int], count: int, wha
                 "%s: %d of %d %s (%.1f %%) lie outside the field, which keeps the value of its border there%s",
                 *(part.source, number, count, what, 100 * number / count, hint),
             )
+
+
+def _warn_folds(parts: Sequence[Part]) -> None:
+    for part in parts:
+        if isinstance(part, InverseFieldPart) and min(part.field.geometry.shape) > 1:
+            percent = field_metrics(part.field.displacement, part.field.geometry).folding_percent
+            if percent > 0:
+                text = "%s: folds at %.3g %% of its voxels; there it has no inverse, and the nearest point is taken"
+                logger.warning(text, part.source, percent)
 
 
 def _write_transform(request: ApplyRequest, transform: Composed) -> None:

@@ -112,6 +112,14 @@ def test_points_and_voxels_out_of_the_field_are_counted(folder, caplog):
     assert "960 of 1320 voxels of the reference (72.7 %) lie outside" in caplog.text
 
 
+def test_a_field_that_folds_is_inverted_with_a_warning(folder, caplog):
+    field = SHIFT.copy()
+    field[5:] -= np.float32([6, 0, 0])
+    write_displacement("folded.nii.gz", field, GRID)
+    assert run("-i points.csv -o out.csv --invert folded.nii.gz") == 0
+    assert "folded.nii.gz: folds at" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -129,6 +137,8 @@ def test_points_and_voxels_out_of_the_field_are_counted(folder, caplog):
         ("-i image.nii.gz -o o.csv -t a_warp.nii.gz", "cannot become o.csv"),
         ("-i image.nii.gz -o o.nii.gz -t image.nii.gz", "a displacement field is 5-D"),
         ("-i a_warp.nii.gz -o o.nii.gz -t a_warp.nii.gz", "would have to be turned with the image"),
+        ("-i image.nii.gz -o o.jpg -t a_warp.nii.gz", "o.jpg: unknown image format"),
+        ("-i image.nii.gz -o o.nii.gz -t a_warp.nii.gz --fill nan", "fill value must be a finite number"),
         ("-t a_warp.nii.gz --save_transform o.mha", "is written as .nii.gz or .h5"),
         ("-i labels.nii.gz -o o.nii.gz -t a_warp.nii.gz --interpolation label --fill 3", "leave out --fill"),
     ],
