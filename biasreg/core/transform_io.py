@@ -176,7 +176,8 @@ def read_itk_transform(path: Path | str) -> Any:
         transform = SimpleITK.ReadTransform(str(file))
     except RuntimeError as error:
         raise ImageError(
-            f"{file}: is damaged, or no transform that ITK reads ({itk.reason(error)}); write it with ANTs or ITK, or convert it"
+            f"{file}: is damaged, or no transform that ITK reads ({itk.reason(error)}); write it with ANTs or ITK, or "
+            "convert it"
         ) from error
     if transform.GetDimension() != 3:
         raise ImageError(f"{file}: is a transform of {transform.GetDimension()} dimensions; 3 are needed")
