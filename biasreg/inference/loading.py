@@ -1,14 +1,17 @@
-"""The networks of a trained model, from its checkpoints."""
+"""The networks of a trained model, and what its folder says of the data that it knows."""
 
 import biasreg
 from biasreg.core.errors import CheckpointError
-from biasreg.core.serialization import content_hash
+from biasreg.core.serialization import content_hash, read_record
 from biasreg.inference.models import TrainedModel
+from biasreg.inference.trust import Expectation
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import Checkpoint, check_reference, load_checkpoint, load_network_state
 from biasreg.network.lora import merge_lora
 from biasreg.network.pretrained import installed_weights, load_weights
+from biasreg.planning.data_ranges import DataRanges
+from biasreg.planning.files import RANGES_FILE
 from biasreg.preprocessing.reference_files import reference_hash
 
 
@@ -43,6 +46,25 @@ def load_networks(model: TrainedModel) -> list[BIASNet]:
         merge_lora(network)
         networks.append(network)
     return networks
+
+
+def read_expectation(model: TrainedModel) -> Expectation:
+    """Read what the model's folder says of the images that it was trained and validated on.
+
+    Args:
+        model: The trained model.
+
+    Returns:
+        What is known.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be read.
+        RecordError: If the file of the ranges is damaged.
+    """
+    path = model.folder / RANGES_FILE
+    best = [load_checkpoint(checkpoint, lazy=True).progress.get("best") or {} for checkpoint in model.checkpoints]
+    losses = [pair["similarity_loss"] for validation in best for pair in validation.get("pairs", ())]
+    return Expectation(read_record(path, DataRanges) if path.is_file() else None, max(losses, default=None))
 
 
 def _load_state(network: BIASNet, path: str, checkpoint: Checkpoint) -> None:

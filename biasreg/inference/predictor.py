@@ -13,22 +13,19 @@ from torch import Tensor
 from biasreg.core.errors import InputError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_objects import ImageLike, to_channels
-from biasreg.core.serialization import read_record
 from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.estimation import PLAIN, EstimatedPair, RegistrationOptions, estimate_pair
 from biasreg.inference.inversion import inverse_error, invert_beyond_border
-from biasreg.inference.loading import load_networks
+from biasreg.inference.loading import load_networks, read_expectation
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
 from biasreg.inference.native import native_displacement, native_map, rounded
 from biasreg.inference.prediction import FieldQuality, Prediction
 from biasreg.inference.preparation import PreparedPair, prepare_pair
 from biasreg.inference.stages import timed
-from biasreg.inference.trust import judge
+from biasreg.inference.trust import NOTHING_KNOWN, Expectation, judge
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.device import select_device
-from biasreg.planning.data_ranges import DataRanges
-from biasreg.planning.files import RANGES_FILE
 from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.preprocess import canonical_grid
@@ -49,7 +46,7 @@ class Predictor:
         plans: What the networks were planned for.
         device: Where the networks run.
         options: How pairs are registered.
-        ranges: What the training images were like; None where the model does not say.
+        expectation: What is known of the images that the model was trained and validated on.
     """
 
     def __init__(
@@ -59,14 +56,14 @@ class Predictor:
         plans: Configuration,
         device: torch.device,
         options: RegistrationOptions = PLAIN,
-        ranges: DataRanges | None = None,
+        expectation: Expectation = NOTHING_KNOWN,
     ) -> None:
         self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
         self.frames = frames
         self.plans = plans
         self.device = device
         self.options = options
-        self.ranges = ranges
+        self.expectation = expectation
         self._turn = threading.Lock()  # one pair at a time on the device
         _check_options(options, len(networks))
 
@@ -91,9 +88,7 @@ class Predictor:
         """
         networks = load_networks(model)
         frames = read_frame_source(model.configuration.preprocessing, model.folder)
-        path = model.folder / RANGES_FILE
-        ranges = read_record(path, DataRanges) if path.is_file() else None
-        predictor = cls(networks, frames, model.configuration, device, options, ranges)
+        predictor = cls(networks, frames, model.configuration, device, options, read_expectation(model))
         for notice in training_notices(model):
             logger.warning("%s", notice)
         return predictor
@@ -157,7 +152,7 @@ class Predictor:
         """Do the part of `register` that comes before the networks, on the CPU; arguments and errors are the same."""
         images = to_channels(moving, "moving"), to_channels(fixed, "fixed")
         finest = FINEST_VOXELS.get(self.device.type, FINEST_VOXELS["gpu"]) if self.options.refine_steps else 0
-        return prepare_pair(images, self.frames, initial, self.ranges, finest)
+        return prepare_pair(images, self.frames, initial, self.expectation.ranges, finest)
 
     def estimate(self, prepared: PreparedPair) -> EstimatedPair:
         """Do the part of `register` that runs on the device, for one pair at a time.
@@ -228,7 +223,13 @@ class Predictor:
             inverse=inverse,
             warped=warped,
             quality=quality,
-            trust=judge(metrics.folding_percent, error_voxels, estimated.agreement, prepared.suspicions),
+            trust=judge(
+                metrics.folding_percent,
+                error_voxels,
+                estimated.agreement,
+                prepared.suspicions,
+                self.expectation.dissimilarity,
+            ),
             uncertainty=uncertainty,
             levels=levels,
             features=estimated.features,

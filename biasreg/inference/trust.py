@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
 from biasreg.spatial.warp import positions, sample
@@ -21,7 +22,9 @@ LOST_PERCENT = (5.0, 30.0)
 INVERSE_ERROR_VOXELS = (1.0, 3.0)
 # Of the dissimilarity before: less gain than the first is little, a loss of more than the second is a wrong turn.
 LEAST_GAIN = (0.02, -0.05)
-UNLIKE = 0.01  # below this dissimilarity there is nothing left to gain
+ALIKE = 0.1  # up to this dissimilarity images are as good as equal, and there is nothing to gain
+# How far on the way from the validation pair that was least alike to no likeness at all.
+LIKENESS_LOST = (1 / 3, 2 / 3)
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ class Trust:
 
     status: Status
     checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is known of the images that a model was trained and validated on; None where its folder does not say.
+
+    Attributes:
+        ranges: What the training images were like.
+        dissimilarity: Of the validation pair that was least alike after registration, 0 to 1.
+    """
+
+    ranges: DataRanges | None = None
+    dissimilarity: float | None = None
+
+
+NOTHING_KNOWN = Expectation()
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,11 @@ def measure_agreement(
 
 
 def judge(
-    folding_percent: float, inverse_error_voxels: float | None, agreement: Agreement, suspicions: Sequence[str] | None
+    folding_percent: float,
+    inverse_error_voxels: float | None,
+    agreement: Agreement,
+    suspicions: Sequence[str] | None,
+    validated: float | None = None,
 ) -> Trust:
     """Give the verdict on a pair.
 
@@ -106,6 +129,7 @@ def judge(
         agreement: How the images agree.
         suspicions: What is unusual about the images, compared with those that the model was trained on; None where it
             is not known what these were like.
+        validated: Dissimilarity of the validation pair that was least alike; None where that is not known.
 
     Returns:
         All checks, and the worst of them.
@@ -118,7 +142,8 @@ def judge(
             _grade(agreement.lost_percent, LOST_PERCENT),
             f"{agreement.lost_percent:.3g} % of the fixed anatomy is taken out of the moving image's field of view",
         ),
-        _check_similarity(agreement),
+        _check_gain(agreement),
+        _check_likeness(agreement, validated),
         _check_data(suspicions),
     ]
     return Trust(max((check.status for check in checks), key=_ORDER.index), tuple(checks))
@@ -131,13 +156,21 @@ def _check_inverse(error: float | None) -> Check:
     return Check("inverse", _grade(error, INVERSE_ERROR_VOXELS), text)
 
 
-def _check_similarity(agreement: Agreement) -> Check:
-    gain = (agreement.before - agreement.after) / max(agreement.before, UNLIKE)
+def _check_gain(agreement: Agreement) -> Check:
     text = f"dissimilarity {agreement.before:.3f} after pre-alignment, {agreement.after:.3f} after registration"
-    least, loss = LEAST_GAIN
-    if gain >= least or agreement.after <= UNLIKE:
-        return Check("similarity", "PASS", text)
-    return Check("similarity", "WARN" if gain >= loss else "FAIL", f"{text}: it has hardly become more alike")
+    least, loss = (part * agreement.before for part in LEAST_GAIN)
+    gain = agreement.before - agreement.after
+    if gain >= least or agreement.after <= ALIKE:
+        return Check("similarity gain", "PASS", text)
+    return Check("similarity gain", "WARN" if gain >= loss else "FAIL", f"{text}: hardly more alike, or less")
+
+
+def _check_likeness(agreement: Agreement, validated: float | None) -> Check:
+    if validated is None:
+        return Check("likeness", "PASS", "not compared: the model was not validated")
+    text = f"dissimilarity {agreement.after:.3f} after registration, at most {validated:.3f} in the validation pairs"
+    warn, fail = (validated + part * (1 - validated) for part in LIKENESS_LOST)
+    return Check("likeness", _grade(agreement.after, (warn, fail)), text)
 
 
 def _check_data(suspicions: Sequence[str] | None) -> Check:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biasreg.core.geometry import world_box
 from biasreg.core.image_io import Image
 from biasreg.planning.fingerprint import channel_statistics, world_spacing
 from biasreg.planning.fingerprint_records import INTENSITY_PERCENTILES, ChannelStatistics, Fingerprint
 from biasreg.planning.foreground import foreground_mask
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
 
-SPACING_FACTOR = 1.5  # an image may be this much finer or coarser than the finest or coarsest of training
+LENGTH_FACTOR = 1.5  # an image's voxels and field of view may be this much smaller or larger than any of training
 INTENSITY_MARGIN = 0.1  # of the range that becomes [0, 1], beyond the smallest and largest of training
 COMPARED_PERCENTILES = (1.0, 50.0, 99.0)
 
@@ -25,11 +26,13 @@ class DataRanges:
 
     Attributes:
         spacing_mm: Voxel size along the world's x, y and z.
+        field_of_view_mm: Sides of the box around the whole grid, along the world's x, y and z.
         intensities: Per channel, the `COMPARED_PERCENTILES` of the foreground, normalised so that the range which the
             network sees is 0 to 1.
     """
 
     spacing_mm: tuple[Range, Range, Range]
+    field_of_view_mm: tuple[Range, Range, Range]
     intensities: tuple[tuple[Range, ...], ...]
 
 
@@ -43,15 +46,16 @@ def data_ranges(fingerprint: Fingerprint, plans: PreprocessingPlans) -> DataRang
     Returns:
         The ranges.
     """
-    spacings = np.array([case.world_spacing for case in fingerprint.cases])  # (cases, 3)
     intensities = np.array(
         [
             [_normalised(channel, plan) for channel, plan in zip(case.channels, plans.normalization, strict=True)]
             for case in fingerprint.cases
         ]
     )  # (cases, channels, percentiles)
-    x, y, z = _ranges(spacings)
-    return DataRanges((x, y, z), tuple(_ranges(intensities[:, channel]) for channel in range(intensities.shape[1])))
+    x, y, z = _ranges(np.array([case.world_spacing for case in fingerprint.cases]))
+    i, j, k = _ranges(np.array([case.field_of_view_mm for case in fingerprint.cases]))
+    channels = tuple(_ranges(intensities[:, channel]) for channel in range(intensities.shape[1]))
+    return DataRanges((x, y, z), (i, j, k), channels)
 
 
 def suspicions(name: str, channels: Sequence[Image], ranges: DataRanges, plans: PreprocessingPlans) -> list[str]:
@@ -66,18 +70,23 @@ def suspicions(name: str, channels: Sequence[Image], ranges: DataRanges, plans: 
     Returns:
         One sentence per property that is out of range; none for an image like the others.
     """
-    return [*_spacing_suspicions(name, channels[0], ranges), *_intensity_suspicions(name, channels, ranges, plans)]
+    geometry = channels[0].geometry
+    field_of_view = world_box(geometry, [(0, side) for side in geometry.shape])[1]
+    return [
+        *_length_suspicions(f"the {name} image's voxels measure", world_spacing(geometry), ranges.spacing_mm),
+        *_length_suspicions(f"the {name} image's field of view measures", field_of_view, ranges.field_of_view_mm),
+        *_intensity_suspicions(name, channels, ranges, plans),
+    ]
 
 
-def _spacing_suspicions(name: str, image: Image, ranges: DataRanges) -> Iterator[str]:
-    spacing = world_spacing(image.geometry)
+def _length_suspicions(what: str, lengths: Sequence[float], ranges: Sequence[Range]) -> Iterator[str]:
     if any(
-        not low / SPACING_FACTOR <= step <= high * SPACING_FACTOR
-        for step, (low, high) in zip(spacing, ranges.spacing_mm, strict=True)
+        not low / LENGTH_FACTOR <= length <= high * LENGTH_FACTOR
+        for length, (low, high) in zip(lengths, ranges, strict=True)
     ):
-        found = "×".join(f"{step:.3g}" for step in spacing)
-        known = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in ranges.spacing_mm)
-        yield f"the {name} image's voxels measure {found} mm, those of the training images {known} mm along x, y, z"
+        found = "×".join(f"{length:.3g}" for length in lengths)
+        known = ", ".join(f"{low:.3g} to {high:.3g}" for low, high in ranges)
+        yield f"{what} {found} mm, in the training images {known} mm along x, y, z"
 
 
 def _intensity_suspicions(

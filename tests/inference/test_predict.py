@@ -495,7 +495,7 @@ def test_the_record_says_how_far_the_pair_can_be_trusted(folders, write_model, w
     run(folders, write_model(shift=(9.0, 0.0, 0.0)))
     trust = read_record(folders[1] / "a.json", PredictionRecord).trust
     assert trust.status == "FAIL"
-    assert "pair a: FAIL similarity: dissimilarity" in caplog.text
+    assert "pair a: FAIL similarity gain: dissimilarity" in caplog.text
 
 
 def test_several_threads_give_the_same_files(folders, write_model, write_pair):

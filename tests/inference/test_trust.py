@@ -34,15 +34,20 @@ def test_leaving_the_field_of_view(percent, expected):
 
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
-    [(0.5, 0.4, "PASS"), (0.5, 0.5, "WARN"), (0.5, 0.51, "WARN"), (0.5, 0.6, "FAIL"), (0.005, 0.009, "PASS")],
+    [(0.5, 0.4, "PASS"), (0.5, 0.5, "WARN"), (0.5, 0.51, "WARN"), (0.5, 0.6, "FAIL"), (0.005, 0.09, "PASS")],
 )
 def test_little_gain_of_similarity(before, after, expected):
-    assert status("similarity", agreement=Agreement(before, after, 0.0)) == expected
+    assert status("similarity gain", agreement=Agreement(before, after, 0.0)) == expected
 
 
 @pytest.mark.parametrize(("suspicions", "expected"), [((), "PASS"), (("too bright",), "WARN"), (None, "PASS")])
 def test_images_unlike_those_of_training(suspicions, expected):
     assert status("training data", suspicions=suspicions) == expected
+
+
+@pytest.mark.parametrize(("after", "expected"), [(0.25, "PASS"), (0.45, "PASS"), (0.5, "WARN"), (0.76, "FAIL")])
+def test_less_likeness_than_in_validation(after, expected):
+    assert status("likeness", agreement=Agreement(0.9, after, 0.0), validated=0.2) == expected
 
 
 def test_what_is_not_known_of_the_training_images_is_said():
