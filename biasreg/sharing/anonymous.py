@@ -35,7 +35,8 @@ def case_names(dataset: DatasetJson, configuration: Configuration, checkpoints: 
         validated = (checkpoint.progress.get("best") or {}).get("pairs", ())
         pairs += [(pair["moving"], pair["fixed"]) for pair in validated]
     names = {name for pair in pairs for name in pair} | set(dataset.subjects) | set(dataset.subjects.values())
-    return names | set(dataset.modalities) | {configuration.preprocessing.reference_case or REFERENCE_CASE}
+    names |= {*dataset.modalities, configuration.preprocessing.reference_case or REFERENCE_CASE}
+    return names - {REFERENCE_CASE}  # what a model that was given away before calls it
 
 
 def anonymous_dataset(dataset: DatasetJson) -> DatasetJson:
