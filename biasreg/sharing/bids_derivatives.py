@@ -57,14 +57,16 @@ def write_bids(source: Path, output: Path, *, suffix: str | None = None, copy: b
     """
     check_empty(output)
     pairs, failures = find_registered(source)
+    placed = 0
     for pair in pairs:
         try:
             _place_pair(pair, output, suffix, copy=copy)
+            placed += 1
         except BiasregError as error:
             failures[pair.name] = str(error)
         except FileExistsError as error:
             failures[pair.name] = f"another pair has the same name in BIDS: {error.filename2 or error.filename}"
-    if len(failures) < len(pairs):
+    if placed:
         write_json(output / DESCRIPTION_FILE, _description())
     return failures
 

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from biasreg.core.errors import ArchiveError
 from biasreg.core.serialization import from_json, read_record, to_json, write_record
@@ -164,6 +165,17 @@ def _check_fit(path: Path, weights: Mapping[str, Tensor], identity: Identity) ->
         )
 
 
+class _NumbersOnCpu(TorchFunctionMode):
+    """Makes the ramp of drop rates on the CPU: MONAI's Swin encoder reads its numbers back while it is built."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, a linspace on the CPU."""
+        there = {"device": "cpu"} if func is torch.linspace else {}
+        return func(*args, **(kwargs or {}), **there)
+
+
 def _own_shapes(
     path: Path, tensors: int, configuration: Configuration, *, with_base: bool
 ) -> dict[str, tuple[int, ...]]:
@@ -171,7 +183,7 @@ def _own_shapes(
     if sum(plans.encoder.depths) > tensors:  # each block has tensors of its own; more would be built for ever
         raise ArchiveError(f"the plans ask for more blocks than there are weights · {path}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NumbersOnCpu():
             network = build_network(plans)
     except Exception as error:  # plans that anybody may have written lead to whatever
         raise ArchiveError(
