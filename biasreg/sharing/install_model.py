@@ -10,7 +10,7 @@ from pathlib import Path
 
 from biasreg.core.dataset_json import DATASET_FILE, DatasetJson
 from biasreg.core.download import DownloadError, local_file
-from biasreg.core.errors import ArchiveError
+from biasreg.core.errors import ArchiveError, InputError
 from biasreg.core.paths import DATASET_NAME, check_writable
 from biasreg.core.serialization import content_hash, read_record, write_record
 from biasreg.network.checkpoint import BEST, Identity, check_reference, save_checkpoint
@@ -61,8 +61,9 @@ def install_model(source: str, results: Path, *, force: bool = False) -> Path:
                 f"there is such a model already · {target} · replace it with --force, or give another root with "
                 "--results"
             )
-        configuration = _checked_configuration(path, unpacked, manifest)
-        _make_folds(path, unpacked, made, manifest, configuration)
+        with _named_after(path, unpacked):
+            configuration = _checked_configuration(path, unpacked, manifest)
+            _make_folds(path, unpacked, made, manifest, configuration)
         _copy_files(unpacked, made, manifest)
         _put_in_place(made, target, Path(temporary) / "model" / "replaced")
     _report(target, manifest, configuration, results)
@@ -81,6 +82,15 @@ def _fetched(source: str, results: Path) -> Iterator[Path]:
                 "here by other means and name it"
             ) from error
         yield path
+
+
+@contextmanager
+def _named_after(path: Path, unpacked: Path) -> Iterator[None]:
+    """Name files in messages by the archive, for the folder that they were unpacked into is gone then."""
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(str(error).replace(str(unpacked), str(path))) from error
 
 
 def _target(path: Path, manifest: Manifest, results: Path) -> Path:

@@ -145,6 +145,8 @@ def _dataset_file(folder: Path) -> Path:
 
 def _images(folder: Path) -> Iterator[SourceImage]:
     for path in sorted(folder.glob(f"*{ENDING}")) if folder.is_dir() else ():
+        if path.name.startswith("."):  # what macOS leaves beside files
+            continue
         case = path.name.removesuffix(ENDING)
         match = _CASE_NAME.fullmatch(case)
         subject, kind = (match["subject"], match["kind"] or "0000") if match else (case, "0000")

@@ -19,6 +19,7 @@ from biasreg.planning.plans import Configuration
 from biasreg.sharing.manifest import FOLD_FILE, WEIGHTS_FILE
 from biasreg.training.validation import HeldOut, ValidationResult
 
+MOST_EPOCHS = 1_000_000  # a checkpoint has a history with an entry for each
 SHARED = "shared"  # where the progress of an installed checkpoint keeps its course
 
 
@@ -127,6 +128,8 @@ def read_fold(folder: Path) -> Checkpoint:
         raise ArchiveError(f"the weights cannot be read as safetensors ({error}) · {path}") from error
     _check_fit(path, weights, record.identity)
     course = record.course
+    if not 0 <= course.epochs_done <= MOST_EPOCHS:
+        raise ArchiveError(f"the weights are said to be of {course.epochs_done} epochs · {folder / FOLD_FILE}")
     best = None if course.scores is None else {"epoch": course.epochs_done, "held_out": course.scores.held_out}
     return Checkpoint(
         identity=record.identity,

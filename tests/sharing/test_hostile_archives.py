@@ -341,6 +341,26 @@ def test_records_that_are_damaged(content, pack, refuse):
     refuse(pack(listed({**content, "dataset.json": b'{"name": 3}'})), "missing", InputError)
 
 
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"name": ' + b"1" * 5000 + b"}"])
+@pytest.mark.parametrize("name", ["dataset.json", "plans.json", "fold_0/weights.json"])
+def test_records_that_no_reader_can_read(content, pack, refuse, name, text):
+    refuse(pack(listed({**content, name: text})), "no JSON that can be read", InputError)
+
+
+def test_a_history_of_more_epochs_than_any_memory_holds(content, pack, refuse):
+    fold = json.loads(content["fold_0/weights.json"])
+    fold["course"]["epochs_done"] = 10**12
+    refuse(pack(listed({**content, "fold_0/weights.json": json.dumps(fold).encode()})), "of 1000000000000 epochs")
+
+
+def test_messages_name_the_archive_and_not_a_folder_that_is_gone(content, pack, tmp_path):
+    path = pack(listed({**content, "fold_0/weights.safetensors": b"nothing" * 9}))
+    with pytest.raises(ArchiveError) as error:
+        install_model(str(path), tmp_path / "inner" / "results")
+    assert f"{path}/fold_0/weights.safetensors" in str(error.value)
+    assert ".install-" not in str(error.value)
+
+
 def test_nothing_of_an_archive_is_imported(content, pack, refuse, tmp_path):
     before = set(sys.modules)
     refuse(pack(listed({**content, "biasreg.py": b"raise SystemExit"})), "no model's archive has: biasreg.py")
