@@ -17,6 +17,8 @@ from biasreg.core.serialization import from_json
 from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
 from biasreg.planning.voco import InstalledEncoder
 from biasreg.preprocessing.storage import StoredCase
+from biasreg.sharing.manifest import ArchivedFile, Manifest
+from biasreg.sharing.weights import Course, FoldRecord, Scores
 from biasreg.training.observers import EpochRecord
 
 if sys.version_info >= (3, 11):
@@ -151,6 +153,7 @@ def test_named_functions_exist(name):
         ("files.md", (StoredCase, EpochRecord, PredictionRecord, Provenance, FieldQuality)),
         ("files.md", (PseudoLabelRecord, SegmenterRecord, LabelRecord)),
         ("files.md", (InstalledEncoder,)),
+        ("files.md", (Manifest, ArchivedFile, FoldRecord, Course, Scores)),
         ("dataset-format.md", (DatasetJson,)),
     ],
 )

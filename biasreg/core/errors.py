@@ -51,6 +51,10 @@ class WeightsError(InputError):
     """Weights of a network that others trained are missing or damaged, or may not be used."""
 
 
+class ArchiveError(InputError):
+    """A model's archive cannot be made, is damaged or of another version, or holds what no such archive may hold."""
+
+
 class ModelNotFoundError(InputError):
     """No trained model, or more than one, fits what was asked for."""
 

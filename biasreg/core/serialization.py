@@ -110,6 +110,8 @@ def read_json(path: Path | str) -> Any:
         ) from error
     except MismatchError as mismatch:
         raise RecordError(f"{path}: {mismatch.faults[0][1]}") from None
+    except (RecursionError, ValueError) as error:  # nested thousands deep, or a number of thousands of digits
+        raise RecordError(f"{path}: is no JSON that can be read: {error}") from None
 
 
 @contextmanager

@@ -1,19 +1,15 @@
 """Installs VoCo's weights: fetches a file, checks it, and stores what belongs to the encoder."""
 
-import http.client
 import logging
-import tempfile
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-import biasreg
+from biasreg.core.download import DownloadError, OpenLineError, local_file
 from biasreg.core.errors import WeightsError
 from biasreg.core.paths import check_writable
 from biasreg.core.serialization import atomic_write, file_hash, write_record
@@ -30,10 +26,6 @@ from biasreg.planning.voco import (
 )
 
 logger = logging.getLogger(__name__)
-
-SCHEMES = ("https", "file")
-TIMEOUT_SECONDS = 60
-CHUNK_BYTES = 1 << 20
 
 
 def install_pretrained(source: str, results: Path, expected_sha256: str | None = None) -> Path:
@@ -59,7 +51,7 @@ def install_pretrained(source: str, results: Path, expected_sha256: str | None =
     folder = results / FOLDER
     check_writable(folder, "get the permission, or give another root with --results")
     published = f"{PUBLISHED_AT}/resolve/main/{VOCO_ENCODERS[source].file}" if source in VOCO_ENCODERS else source
-    with _local_file(published, folder) as path:
+    with _fetched(published, folder) as path:
         found = file_hash(path)
         if expected_sha256 is not None and found != expected_sha256.strip().lower():
             raise WeightsError(
@@ -131,39 +123,18 @@ def _store(weights: EncoderWeights, path: Path, record: InstalledEncoder) -> Non
 
 
 @contextmanager
-def _local_file(source: str, folder: Path) -> Iterator[Path]:
+def _fetched(source: str, folder: Path) -> Iterator[Path]:
     """Give a file as it is, and what lies at an address as a temporary file in `folder`."""
     if "://" not in source:
         check_there(Path(source))
-        yield Path(source)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-        path = Path(temporary) / "weights.pt"
-        _download(source, path)
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(local_file(source, folder))
+        except OpenLineError as error:
+            raise WeightsError(f"{error} · {source} · use https") from error
+        except DownloadError as error:
+            raise _not_downloaded(source, error, folder) from error
         yield path
-
-
-def _download(url: str, path: Path) -> None:
-    scheme = urllib.parse.urlsplit(url).scheme
-    if scheme not in SCHEMES:
-        raise WeightsError(
-            f"weights are not taken over {scheme}://, where anybody could change them · {url} · use https"
-        )
-    request = urllib.request.Request(url, headers={"User-Agent": f"biasreg/{biasreg.__version__}"})
-    logger.info("downloading %s", url)
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
-            if urllib.parse.urlsplit(response.url).scheme not in SCHEMES:
-                raise OSError(f"it leads to {response.url}, which is not https")
-            size = int(response.headers.get("Content-Length") or 0)
-            with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as progress:
-                while chunk := response.read(CHUNK_BYTES):
-                    progress.update(file.write(chunk))
-            if size and file.tell() != size:
-                raise OSError(f"it broke off after {file.tell()} of {size} bytes")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _not_downloaded(url, error, path.parents[1]) from error
 
 
 def _not_downloaded(url: str, error: Exception, folder: Path) -> WeightsError:

@@ -48,7 +48,7 @@ def answer(monkeypatch):
                 raise response
             return response
 
-        monkeypatch.setattr(module.urllib.request, "urlopen", urlopen)
+        monkeypatch.setattr("urllib.request.urlopen", urlopen)
         return asked
 
     return answer
@@ -155,7 +155,7 @@ def test_without_network_one_error_says_which_file_from_where_and_what_to_run(re
 
 
 def test_weights_are_not_taken_over_an_open_line(results):
-    with pytest.raises(WeightsError, match=r"not taken over http://.* · http://here/file\.pt · use https"):
+    with pytest.raises(WeightsError, match=r"files are not taken over http://.* · http://here/file\.pt · use https"):
         install_pretrained("http://here/file.pt", results)
 
 
