@@ -13,7 +13,9 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import write_image
 from biasreg.core.serialization import write_record
 from biasreg.core.transform_io import write_displacement
-from biasreg.inference.record import FieldQuality, InputFile, PredictionRecord, Provenance
+from biasreg.inference.prediction import FieldQuality
+from biasreg.inference.record import InputFile, PredictionRecord, Provenance, Settings
+from biasreg.inference.trust import Trust
 from biasreg.sharing.bids_derivatives import read_name, write_bids
 from biasreg.sharing.learn2reg_submission import SubmissionOptions, write_submission
 from biasreg.sharing.predictions import check_written
@@ -37,7 +39,9 @@ def predict(tmp_path):
         inputs = (InputFile("moving", f"/in/{moving}.nii.gz", "0"), InputFile("fixed", f"C:\\in\\{fixed}.nii.gz", "1"))
         provenance = Provenance("m", {}, "cpu", {"biasreg": "0.1.0"})
         quality = FieldQuality(0.0, 0.1, None)
-        record = PredictionRecord(pair, "now", provenance, inputs, (), (), "none", {}, quality, None, ())
+        record = PredictionRecord(
+            pair, "now", provenance, inputs, Settings(), (), "none", {}, quality, Trust("PASS", ()), None, ()
+        )
         write_record(folder / f"{pair}.json", record)
         return folder
 
