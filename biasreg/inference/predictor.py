@@ -33,8 +33,8 @@ from biasreg.spatial.native import warp_image
 
 logger = logging.getLogger(__name__)
 
-# Refinement on a larger grid takes minutes a step on a CPU, and more memory than a GPU has.
-FINEST_VOXELS = {"cpu": 1_000_000, "gpu": 20_000_000}
+# Larger grids take a core longer than two seconds a step, and more memory than many GPUs have.
+FINEST_VOXELS = {"cpu": 6_000_000, "gpu": 20_000_000}
 
 
 class Predictor:
