@@ -21,12 +21,14 @@ class Views:
         mirror_axes: Axes out of 0, 1, 2 along which both images are mirrored, in all combinations.
         levels: Keep the field after each level of progressive registration.
         semantics: Keep the segmentation of both images.
+        covariance: Keep how the members' displacements scatter.
         one_at_a_time: A network leaves the device again after its turn.
     """
 
     mirror_axes: tuple[int, ...] = ()
     levels: bool = False
     semantics: bool = False
+    covariance: bool = False
     one_at_a_time: bool = False
 
     @property
@@ -42,14 +44,14 @@ class Ensemble:
 
     Attributes:
         displacement: (1, 3, X, Y, Z) float32 in voxels, the mean.
-        variance: (3, X, Y, Z) in voxels², variance of each component among the members; None of one member alone.
+        covariance: (3, 3, X, Y, Z) in voxels², of the members' displacements; None if not kept, or of one member alone.
         levels: Mean field after each level, finest first, each (1, 3, X, Y, Z) in voxels of the finest; () if not kept.
         semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X, Y, Z); None if
             not kept, or where the networks segment nothing.
     """
 
     displacement: Tensor
-    variance: Tensor | None
+    covariance: Tensor | None = None
     levels: tuple[Tensor, ...] = ()
     semantics: tuple[Tensor, Tensor] | None = None
 
@@ -72,17 +74,17 @@ def ensemble(networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: 
     """
     answers = _answers(networks, moving, fixed, views)
     levels, semantics = next(answers)
-    squares, count = levels[0].square(), 1
+    products, count = _products(levels[0]) if views.covariance else None, 1
     for more_levels, more_semantics in answers:
-        squares += more_levels[0].square()
+        if products is not None:
+            products += _products(more_levels[0])
         levels = [total + level for total, level in zip(levels, more_levels, strict=True)]
         semantics = [total + part for total, part in zip(semantics, more_semantics, strict=True)]
         count += 1
     levels, semantics = [level / count for level in levels], [part / count for part in semantics]
-    variance = (squares / count - levels[0].square()).clamp(min=0.0)[0] if count > 1 else None
     return Ensemble(
         displacement=levels[0],
-        variance=variance,
+        covariance=None if products is None or count == 1 else products / count - _products(levels[0]),
         levels=tuple(levels) if views.levels else (),
         semantics=(semantics[0], semantics[1]) if semantics else None,
     )
@@ -106,6 +108,11 @@ def _answers(
             )
         if views.one_at_a_time:
             network.to("cpu")
+
+
+def _products(displacement: Tensor) -> Tensor:
+    """Multiply each component with each: (1, 3, X, Y, Z) to (3, 3, X, Y, Z)."""
+    return displacement[0, :, None] * displacement[0, None]
 
 
 def mirror_field(displacement: Tensor, axes: Sequence[int]) -> Tensor:

@@ -91,7 +91,13 @@ def estimate_pair(
     seconds = dict[str, float]()
     levels = [_level(pair, device) for pair in prepared.canonical]
     first, grid = levels[0], canonical_grid(plans.preprocessing)
-    views = Views(options.mirror_axes, "levels" in options.extras, options.refine_steps > 0, one_at_a_time)
+    views = Views(
+        options.mirror_axes,
+        levels="levels" in options.extras,
+        semantics=options.refine_steps > 0,
+        covariance="uncertainty" in options.extras,
+        one_at_a_time=one_at_a_time,
+    )
     with timed(seconds, "network"):
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
@@ -128,7 +134,7 @@ def _with_semantics(level: Level, answer: Ensemble) -> Level:
 def _on_cpu(answer: Ensemble) -> Ensemble:
     return Ensemble(
         displacement=answer.displacement.cpu(),
-        variance=None if answer.variance is None else answer.variance.cpu(),
+        covariance=None if answer.covariance is None else answer.covariance.cpu(),
         levels=tuple(level.cpu() for level in answer.levels),
     )
 

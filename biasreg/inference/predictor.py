@@ -214,7 +214,7 @@ class Predictor:
         with timed(seconds, "extras"):
             grid = canonical_grid(self.plans.preprocessing)
             levels = {level: on_fixed(field, grid) for level, field in enumerate(estimated.answer.levels) if level > 0}
-            uncertainty = self._uncertainty(estimated.answer, of_fixed, fixed_grid)
+            uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
         error_voxels = None if error is None else error.percentile95_mm / max(fixed_grid.spacing)
         return Prediction(
             fixed=fixed_grid,
@@ -237,13 +237,14 @@ class Predictor:
             notices=prepared.notices,
         )
 
-    def _uncertainty(
-        self, answer: Ensemble, of_fixed: NDArray[np.float64], fixed: Geometry
-    ) -> NDArray[np.float32] | None:
-        if "uncertainty" not in self.options.extras or answer.variance is None:
+    def _uncertainty(self, answer: Ensemble, prepared: PreparedPair, fixed: Geometry) -> NDArray[np.float32] | None:
+        """Measure the scatter of the members where it counts, in mm of the moving world: √ trace(A C Aᵀ)."""
+        if answer.covariance is None:
             return None
-        squares = answer.variance * torch.tensor(self.plans.preprocessing.spacing).square().view(3, 1, 1, 1)  # mm²
-        return native_map(squares.sum(dim=0).sqrt(), canonical_grid(self.plans.preprocessing), of_fixed, fixed)
+        grid, (of_moving, of_fixed) = canonical_grid(self.plans.preprocessing), prepared.frames
+        to_mm = torch.from_numpy((of_moving @ grid.affine)[:3, :3].astype(np.float32))
+        variance = torch.einsum("ai,ijxyz,aj->xyz", to_mm, answer.covariance, to_mm)
+        return native_map(variance.clamp(min=0.0).sqrt(), grid, of_fixed, fixed)
 
     def _clear_device(self) -> None:
         for network in self.networks:

@@ -41,20 +41,20 @@ def test_one_network_gives_its_own_displacement(make_network, configuration, ima
     assert found.displacement.shape == (1, 3, 8, 8, 8)
     assert found.displacement.dtype == torch.float32
     torch.testing.assert_close(found.displacement, network(*images).displacement.detach())
-    assert found.variance is None
+    assert found.covariance is None
     assert found.levels == ()
     assert found.semantics is None
 
 
-def test_several_networks_are_averaged_and_their_variance_is_that_of_the_population(
+def test_several_networks_are_averaged_and_their_covariance_is_that_of_the_population(
     make_network, configuration, images
 ):
     networks = [make_network(configuration, shift).eval() for shift in ((1.0, 0.0, 0.0), (2.0, 0.0, -3.0))]
-    found = ensemble(networks, *images, PLAIN)
+    found = ensemble(networks, *images, Views(covariance=True))
     expected = torch.tensor([1.5, 0.0, -1.5])[None, :, None, None, None].expand_as(found.displacement)
     torch.testing.assert_close(found.displacement, expected)
-    variance = torch.tensor([0.25, 0.0, 2.25])[:, None, None, None].expand_as(found.variance)
-    torch.testing.assert_close(found.variance, variance)
+    covariance = torch.tensor([[0.25, 0.0, -0.75], [0.0, 0.0, 0.0], [-0.75, 0.0, 2.25]])
+    torch.testing.assert_close(found.covariance, covariance[..., None, None, None].expand_as(found.covariance))
 
 
 def test_no_gradient_is_kept(make_network, configuration, images):
@@ -91,13 +91,14 @@ def test_a_mirrored_field_moves_a_mirrored_image_as_the_field_moves_the_image(ax
 
 def test_mirroring_averages_what_the_network_says_of_each_mirrored_pair(images):
     network, (moving, fixed) = Following(), images
-    found = ensemble([network], moving, fixed, Views(mirror_axes=(0, 1)))
+    found = ensemble([network], moving, fixed, Views(mirror_axes=(0, 1), covariance=True))
     views = [
         mirror_field(network(*(each.flip([a + 2 for a in axes]) for each in images)).displacement, axes)
         for axes in ((), (0,), (1,), (0, 1))
     ]
     torch.testing.assert_close(found.displacement, torch.stack(views).mean(dim=0))
-    torch.testing.assert_close(found.variance, torch.stack(views).var(dim=0, correction=0)[0])
+    variance = torch.stack([found.covariance[axis, axis] for axis in range(3)])
+    torch.testing.assert_close(variance, torch.stack(views).var(dim=0, correction=0)[0])
 
 
 def test_segmentations_of_mirrored_images_are_mirrored_back(images):

@@ -513,3 +513,12 @@ def test_refinement_uses_a_finer_grid_where_the_images_are_finer(configuration, 
     assert shapes == [2, 1]
     shape = predictor.estimate(predictor.prepare(fine, fine)).displacement.shape[2:]
     assert tuple(shape) == tuple(2 * size for size in configuration.preprocessing.patch_size)
+
+
+def test_uncertainty_counts_mm_of_the_moving_world(configuration, make_network, make_grid, draw_anatomy):
+    networks = [make_network(configuration, shift) for shift in ((0.0, 0.0, 0.0), (2.0, 0.0, 0.0))]
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    predictor = with_options(predictor_of(configuration, *networks), extras=("uncertainty",))
+    twice = np.diag([2.0, 1.0, 1.0, 1.0])  # the moving world is twice as wide
+    uncertainty = predictor.register(image, image, twice).uncertainty
+    np.testing.assert_allclose(uncertainty, 2 * configuration.preprocessing.spacing[0], rtol=1e-4)
