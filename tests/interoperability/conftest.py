@@ -2,6 +2,7 @@
 
 import functools
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,15 +42,31 @@ FACE_MARGIN = 1e-3  # voxels from a face of the moving grid, within which roundi
 
 
 @pytest.fixture(scope="session")
-def ants_python() -> Path:
-    """The Python that has antspyx: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
+def interop_python() -> Path:
+    """The Python that has the other tools: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
     named = os.environ.get("BIASREG_INTEROP_PYTHON")
     if named and not Path(named).is_file():
         pytest.fail(f"$BIASREG_INTEROP_PYTHON names {named}, which does not exist")
     python = Path(named) if named else Path(__file__).resolve().parents[2] / ".venv-interop" / "bin" / "python"
     if not python.is_file():
-        pytest.skip("antspyx: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
+        pytest.skip("other tools: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
     return python
+
+
+@pytest.fixture(scope="session")
+def has_tool(interop_python) -> Callable[[str], bool]:
+    """Tell whether a distribution, by its name as pip lists it, is beside that Python."""
+    script = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
+    listed = subprocess.run([interop_python, "-c", script], capture_output=True, text=True, check=True).stdout
+    return {name.lower().replace("_", "-") for name in listed.split()}.__contains__
+
+
+@pytest.fixture(scope="session")
+def ants_python(interop_python, has_tool) -> Path:
+    """The Python that has antspyx."""
+    if not has_tool("antspyx"):
+        pytest.skip(f"antspyx: not installed beside {interop_python}; run `make interop`")
+    return interop_python
 
 
 def turned(axis: tuple[float, float, float], degrees: float) -> NDArray[np.float64]:
