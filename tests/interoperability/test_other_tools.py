@@ -20,7 +20,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from biasreg.core.geometry import Geometry, apply_affine
-from biasreg.core.image_io import Image, read_image
+from biasreg.core.image_io import Image, read_image, write_image
 from biasreg.core.points_io import Points, read_points, write_points
 from biasreg.core.transform_io import read_displacement, read_linear_transform
 from biasreg.spatial.native import warp_image
@@ -40,6 +40,7 @@ TOOLS = list(DISTRIBUTIONS)
 READING_H5 = ["ants", "simpleitk", "elastix", "nitransforms"]
 CHAINING = ["ants", "simpleitk", "elastix", "greedy", "nitransforms"]  # take several transforms
 LINEAR = ["ants", "simpleitk", "elastix", "greedy"]  # interpolate the field linearly between its voxels
+WHOLE_NUMBERS = ["simpleitk", "greedy", "plastimatch", "nitransforms"]  # stay so in a warped image
 GRIDS = [  # of the fixed and of the moving image, as conftest.py names them
     "RAS/RAS",
     "LAS/LAS",
@@ -55,6 +56,7 @@ GRIDS = [  # of the fixed and of the moving image, as conftest.py names them
 ]
 INTENSITY_TOLERANCE = 1e-3  # of the moving image's range, a quarter of a grey level of 255
 POINT_TOLERANCE_MM = 1e-3
+INTEGERS = "moving_integers.nii.gz"
 FACE_MARGIN = 1e-3  # voxels, within which rounding decides what is between two centres
 AFFINE = sitk.AffineTransform(3)
 AFFINE.Rotate(0, 1, 0.12)
@@ -94,6 +96,7 @@ def jobs_of(tool: str, pair) -> Jobs:
     jobs.results.mkdir()
     jobs.both("warp", "pair_warp.nii.gz")
     jobs.points("warp", "fixed_centres", "pair_warp.nii.gz")
+    jobs.add("image", "integers.nii.gz", "pair_warp.nii.gz", **jobs.forward | {"moving": str(pair.folder / INTEGERS)})
     jobs.add("image", "inverse.nii.gz", "pair_inverse_warp.nii.gz", **jobs.backward)
     centres = str(pair.folder / "moving_centres.csv")
     jobs.add("points", "inverse_moving_centres.csv", "pair_inverse_warp.nii.gz", points=centres, **jobs.backward)
@@ -117,7 +120,14 @@ def some_centres(geometry: Geometry) -> np.ndarray:
     return apply_affine(geometry.affine, voxels)
 
 
+def integers_of(image: Image) -> np.ndarray:
+    """The image in grey levels from 0 to 255, the smallest value being 0 as in most images."""
+    low = image.array.min()
+    return np.rint((image.array - low) * (255 / (image.array.max() - low))).astype(np.uint8)
+
+
 def write_inputs(pair) -> None:
+    write_image(pair.folder / INTEGERS, integers_of(pair.moving), pair.moving.geometry)
     sitk.WriteTransform(AFFINE, str(pair.folder / "affine.tfm"))
     for name, grid in (("fixed_centres", pair.fixed), ("moving_centres", pair.moving.geometry)):
         centres = some_centres(grid)
@@ -253,6 +263,15 @@ def test_an_image_is_warped_as_biasreg_warps_it(tool, pair, transforms, record_p
     compared = known & within(end, pair.moving.geometry, -FACE_MARGIN)
     path = Jobs(tool, pair).output(f"{transforms}.nii.gz")
     check_image(record_property, path, expected, compared, pair.moving)
+
+
+@on_all_grids(TOOLS)
+def test_an_image_of_grey_levels_agrees_within_one_of_them(tool, pair):
+    """Some programs keep the moving image's type, and round or cut off what they interpolate."""
+    grey_levels = Image(integers_of(pair.moving), pair.moving.geometry)
+    expected = warp_image(grey_levels, pair.prediction.displacement, pair.fixed)
+    difference = np.abs(read_image(Jobs(tool, pair).output("integers.nii.gz")).array - expected)[pair.between_centres]
+    assert difference.max() < (1.01 if tool in WHOLE_NUMBERS else 0.255)
 
 
 @on_all_grids(TOOLS)
