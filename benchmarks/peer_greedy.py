@@ -1,7 +1,7 @@
 """Register the test pairs of a dataset by Greedy, as fields that `biasreg_evaluate --method NAME=FOLDER` takes.
 
-Needs picsl_greedy, in an environment of its own: pip install picsl_greedy numpy SimpleITK nibabel, and biasreg's folder
-on PYTHONPATH.
+Needs picsl_greedy, whose environment `make interop` makes, and biasreg's folder on PYTHONPATH:
+PYTHONPATH=. .venv-interop/bin/python benchmarks/peer_greedy.py …
 
 Source: Yushkevich et al., Greedy, https://greedy.readthedocs.io
 """
