@@ -40,10 +40,11 @@ $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,dev]"
 	@touch $@
 
-interop: $(INTEROP_INSTALLED) ## Make .venv-interop with the programs that biasreg's files are checked against
-$(INTEROP_INSTALLED): constraints-interop.txt
+interop: $(INSTALLED) $(INTEROP_INSTALLED) ## Check biasreg's files against other programs, which .venv-interop holds
+	$(PYTEST) tests/interoperability
+$(INTEROP_INSTALLED): tests/interoperability/requirements.txt
 	$(call new_environment,$(INTEROP))
-	$(INTEROP)/bin/python -m pip install --disable-pip-version-check -c constraints-interop.txt antspyx SimpleITK nibabel
+	$(INTEROP)/bin/python -m pip install --disable-pip-version-check -r tests/interoperability/requirements.txt
 	@touch $@
 
 demo: $(INSTALLED) ## Plan, train, predict and evaluate on a small synthetic dataset, into ./demo_output

@@ -1,7 +1,7 @@
 """Register the test pairs of a dataset by Greedy, as fields that `biasreg_evaluate --method NAME=FOLDER` takes.
 
-Needs picsl_greedy, in an environment of its own: pip install picsl_greedy numpy SimpleITK nibabel, and biasreg's folder
-on PYTHONPATH.
+Needs picsl_greedy, whose environment `make interop` makes, and biasreg's folder on PYTHONPATH:
+PYTHONPATH=. .venv-interop/bin/python benchmarks/peer_greedy.py …
 
 Source: Yushkevich et al., Greedy, https://greedy.readthedocs.io
 """
@@ -30,21 +30,20 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     for pair in read_pairs(arguments.pairs).pairs:
-        print(f"{pair.identifier}: {register(pair, arguments):.1f} s", flush=True)
+        print(f"{pair.identifier}: {register(pair, arguments):.2f} s", flush=True)
 
 
 def register(pair: PairFiles, arguments: argparse.Namespace) -> float:
-    """Register one pair and write `<pair>_warp.nii.gz`; the time is that of the registration and of its files."""
+    """Register one pair and write `<pair>_warp.nii.gz`; the time is that from the images' files to the field's."""
     greedy, both = Greedy3D(), f"-i {pair.fixed[0]} {pair.moving[0]} -threads {arguments.threads} -V 0"
     with tempfile.TemporaryDirectory() as folder:
         affine, warp = f"{folder}/affine.mat", f"{folder}/warp.nii.gz"
         start = time.perf_counter()
         greedy.execute(f"{both} {arguments.affine} -o {affine}")
         greedy.execute(f"{both} {arguments.deformable} -it {affine} -o {warp}")
-        seconds = time.perf_counter() - start
         composed = arguments.output / f"{pair.identifier}_warp.nii.gz"
         greedy.execute(f"-rf {pair.fixed[0]} -rc {composed} -r {warp} {affine} -V 0")
-    return seconds
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every benchmark runs, at settings so small that its numbers mean nothing."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -7,9 +8,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from biasreg.core.dataset import read_dataset
+from biasreg.core.geometry import Geometry, apply_affine, index_corners
+from biasreg.core.image_io import Image
 from biasreg.core.serialization import to_json, write_json, write_record
 from biasreg.demo.dataset import make_phantom_dataset
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
@@ -192,6 +196,47 @@ def test_a_batch_is_timed_stage_by_stage_and_its_memory_followed(run, preprocess
     assert measured["over_slowest_stage"] >= 1 >= 0.3 * measured["over_all_stages"]
     assert measured["memory_mib"]["largest"] > 50
     assert "over_slowest_stage" in printed
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("registration_speed")
+
+
+def test_images_of_another_shape_cover_the_same_field_of_view(speed):
+    affine = np.array([[0.0, -2.0, 0.0, 5.0], [3.0, 0.0, 0.0, -7.0], [0.0, 0.0, 4.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    geometry = Geometry.from_affine(affine, (8, 10, 6))
+    ramp = apply_affine(affine, np.stack(np.indices(geometry.shape), axis=-1)) @ np.array([1.0, 2.0, 3.0])
+    found = speed.resample(Image(ramp.astype(np.float32), geometry), (16, 15, 9))
+    assert found.array.shape == found.geometry.shape == (16, 15, 9)
+    for old, new in zip(
+        *(index_corners(g, [(0, n) for n in g.shape]) for g in (geometry, found.geometry)), strict=True
+    ):
+        np.testing.assert_allclose(old, new)
+    inner = (slice(1, -1),) * 3  # beyond the outermost voxel centres nothing can be interpolated
+    places = apply_affine(found.geometry.affine, np.stack(np.indices(found.geometry.shape), axis=-1))
+    np.testing.assert_allclose(found.array[inner], (places @ np.array([1.0, 2.0, 3.0]))[inner], atol=1e-3)
+
+
+def test_rounds_of_a_method_are_summed_up_without_the_first_pair_of_each_command(speed):
+    runs = [speed.Run(10.0, [{"total": 4.0}, {"total": 2.0}]), speed.Run(8.0, [{"total": 3.0}, {"total": 1.0}])]
+    found = speed.describe(runs)
+    assert found["seconds_per_pair"]["total"] == {"median": 1.5, "min": 1.0, "max": 2.0}
+    assert found["first_pair_seconds"]["median"] == 3.5
+    assert found["start_seconds"] == {"median": 4.0, "min": 4.0, "max": 4.0}
+
+
+def test_the_times_that_peers_print_are_found(speed):
+    assert speed.PEER_LINE.findall("Executing with 2 threads\na_to_b: 12.34 s\nb: 0.50 s\n") == ["12.34", "0.50"]
+
+
+def test_peers_that_are_not_installed_are_named(tmp_path):
+    missing = tmp_path / "python"
+    command = [sys.executable, ROOT / "benchmarks/registration_speed.py", "--case", "a", "1", tmp_path]
+    done = subprocess.run([*command, "--interop", missing], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"{missing}: no such Python; run `make interop`" in done.stderr
 
 
 def test_an_evaluation_is_collected_with_its_commands(run, tmp_path):

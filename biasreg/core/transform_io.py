@@ -49,7 +49,7 @@ Field = npt.NDArray[np.float32]
 def write_displacement(path: Path | str, displacement: npt.NDArray[Any], geometry: Geometry) -> None:
     """Write the canonical field: NIfTI, 5-D (X, Y, Z, 1, 3), intent 1007, float32, LPS mm.
 
-    ANTs, SimpleITK, elastix, Greedy, Plastimatch and nitransforms read this form alike; the first two are tested.
+    ANTs, SimpleITK, elastix, Greedy, Plastimatch and nitransforms read this form alike.
 
     Args:
         path: Ends in `.nii.gz` or `.nii`.

@@ -1,9 +1,7 @@
 """Apply transforms to images and points with ANTs, in an environment of its own: apply_with_ants.py JOBS.json
 
-JOBS.json is a list of jobs, all of whose paths are absolute:
+The jobs are those of jobs.py; that of an image may name an `interpolator`, and there are besides
 
-* `{"job": "image", "fixed", "moving", "transforms", "interpolator", "default", "output"}` resamples an image,
-* `{"job": "points", "points", "transforms", "output"}` maps the points of a CSV file in LPS mm,
 * `{"job": "compose", "fixed", "transforms", "output"}` writes the transforms as one displacement field,
 * `{"job": "jacobian", "fixed", "transforms", "output"}` writes the determinant of the one transform.
 """
@@ -21,7 +19,7 @@ def warp_image(job: dict) -> None:
         fixed=ants.image_read(job["fixed"]),
         moving=ants.image_read(job["moving"]),
         transformlist=job["transforms"],
-        interpolator=job["interpolator"],
+        interpolator=job.get("interpolator", "linear"),
         defaultvalue=job["default"],
     )
     ants.image_write(warped, job["output"])

@@ -2,10 +2,12 @@
 
 import functools
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,8 @@ from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import Image, read_image, write_image
 from biasreg.core.points_io import Points, write_points
 from biasreg.inference.export import SAVE_CHOICES, OutputFiles, write_labels, write_prediction
-from biasreg.inference.predictor import Prediction, Predictor
+from biasreg.inference.prediction import Prediction
+from biasreg.inference.predictor import Predictor
 from biasreg.planning.plans import ChannelNormalization, PreprocessingPlans
 from biasreg.spatial.native import moving_coordinates, warp_label_map
 from biasreg.spatial.warp import sample
@@ -37,19 +40,40 @@ PLANS = PreprocessingPlans(
     label_names=(),
 )
 
+# Stands for a `Configuration`: what prediction looks at besides the networks.
+CONFIGURATION: Any = SimpleNamespace(
+    preprocessing=PLANS, training=SimpleNamespace(similarity="lncc", similarity_window_voxels=9)
+)
+
 FACE_MARGIN = 1e-3  # voxels from a face of the moving grid, within which rounding decides what is inside
 
 
 @pytest.fixture(scope="session")
-def ants_python() -> Path:
-    """The Python that has antspyx: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
+def interop_python() -> Path:
+    """The Python that has the other tools: $BIASREG_INTEROP_PYTHON, or that of `make interop`."""
     named = os.environ.get("BIASREG_INTEROP_PYTHON")
     if named and not Path(named).is_file():
         pytest.fail(f"$BIASREG_INTEROP_PYTHON names {named}, which does not exist")
     python = Path(named) if named else Path(__file__).resolve().parents[2] / ".venv-interop" / "bin" / "python"
     if not python.is_file():
-        pytest.skip("antspyx: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
+        pytest.skip("other tools: neither $BIASREG_INTEROP_PYTHON nor .venv-interop/bin/python; run `make interop`")
     return python
+
+
+@pytest.fixture(scope="session")
+def has_tool(interop_python) -> Callable[[str], bool]:
+    """Tell whether a distribution, by its name as pip lists it, is beside that Python."""
+    script = "import importlib.metadata as m; print(*(d.metadata['Name'] for d in m.distributions()))"
+    listed = subprocess.run([interop_python, "-c", script], capture_output=True, text=True, check=True).stdout
+    return {name.lower().replace("_", "-") for name in listed.split()}.__contains__
+
+
+@pytest.fixture(scope="session")
+def ants_python(interop_python, has_tool) -> Path:
+    """The Python that has antspyx."""
+    if not has_tool("antspyx"):
+        pytest.skip(f"antspyx: not installed beside {interop_python}; run `make interop`")
+    return interop_python
 
 
 def turned(axis: tuple[float, float, float], degrees: float) -> NDArray[np.float64]:
@@ -252,7 +276,7 @@ def write_pair(folder: Path, names: tuple[str, str], kind: str) -> WrittenPair:
     fixed, labels = texture(fixed_grid, 6), label_map(moving_grid)
     moving = ball(moving_grid) if kind == "shift" else texture(moving_grid, 1)
     field, frames = network_field(kind), frames_of(kind)
-    predictor = Predictor([KnownNetwork(field)], KnownFrames(PLANS, moving, frames), torch.device("cpu"))
+    predictor = Predictor([KnownNetwork(field)], KnownFrames(PLANS, moving, frames), CONFIGURATION, torch.device("cpu"))
     prediction = predictor.register([moving], [fixed])
     pair = WrittenPair(OutputFiles(folder, "pair"), moving, labels, fixed_grid, prediction, field, frames)
     folder.mkdir()
@@ -262,7 +286,7 @@ def write_pair(folder: Path, names: tuple[str, str], kind: str) -> WrittenPair:
     for name, points in (("fixed_points", pair.fixed_points), ("moving_points", returning)):
         write_points(folder / f"{name}.csv", Points(tuple(map(str, range(len(points)))), points))
     save = SAVE_CHOICES if names[0] == names[1] else ("h5", "jacobian")
-    write_prediction(pair.files, prediction, moving_grid, fixed_grid, save)
+    write_prediction(pair.files, prediction, save)
     write_labels(pair.files, warp_label_map(labels, prediction.displacement, fixed_grid), fixed_grid)
     return pair
 

@@ -108,7 +108,7 @@ def test_the_written_inverse_undoes_the_field_within_the_reported_error(pair):
     after = read_points(pair.folder / "ants_returned.csv").coordinates
     assert len(before) > 40
     distance = np.linalg.norm(after - before, axis=-1)
-    assert distance.max() <= pair.prediction.inverse_error.max_mm + POINT_TOLERANCE_MM
+    assert distance.max() <= pair.prediction.quality.inverse_error.max_mm + POINT_TOLERANCE_MM
     assert distance.mean() < 0.02
 
 

@@ -42,5 +42,5 @@ def test_images_on_different_grids_have_no_field_of_learn2regs(grids, written_pa
     pair = written_pair(f"{grids}/smooth")
     files = OutputFiles(tmp_path, "pair")
     with pytest.raises(GeometryError, match=r"pair_disp\.nii\.gz: .*one grid.*moving.*28×.*fixed.*; resample"):
-        write_prediction(files, pair.prediction, pair.moving.geometry, pair.fixed, ["learn2reg"])
+        write_prediction(files, pair.prediction, ["learn2reg"])
     assert list(tmp_path.iterdir()) == []

@@ -97,7 +97,7 @@ def test_labels_of_the_nearest_voxel_agree(deformed_pair):
 def test_the_written_inverse_undoes_the_field_within_the_reported_error(pair):
     inverse_first = sitk.CompositeTransform([warp_transform(pair), warp_transform(pair, "inverse_warp")])
     distance = np.linalg.norm(displacement_of(inverse_first, load(pair, "moving")), axis=-1)
-    reported = pair.prediction.inverse_error
+    reported = pair.prediction.quality.inverse_error
     assert pair.returning.mean() > 0.6
     assert distance[pair.returning].max() <= reported.max_mm + POINT_TOLERANCE_MM
     assert distance[pair.returning].mean() == pytest.approx(reported.mean_mm, abs=POINT_TOLERANCE_MM)
