@@ -1,0 +1,205 @@
+"""The registered pairs of a folder: which there are, what their records say, and where their images lie."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from biasreg.core.errors import RecordError
+from biasreg.core.image_io import IMAGE_ENDINGS, image_files
+from biasreg.core.pairs import PairFiles
+from biasreg.core.serialization import file_hash, from_json, read_json
+from biasreg.inference.record import PredictionRecord
+from biasreg.inference.staging import record_path
+
+_WARP = re.compile(r"(?P<pair>.+)_warp(?P<ending>\.nii\.gz|\.nii|\.mha|\.mhd|\.nrrd)")
+_FURTHER_FIELD = re.compile(r"(.+)_(?:inverse|level\d+)")  # fields of a pair beside its transform
+_STATUSES = ("PASS", "WARN", "FAIL")
+
+
+@dataclass(frozen=True)
+class TrustCheck:
+    """One check of a pair.
+
+    Attributes:
+        name: What was checked.
+        status: `PASS`, `WARN` or `FAIL`.
+        text: What was found.
+    """
+
+    name: str
+    status: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whether a pair's result may be trusted, as its record says.
+
+    Attributes:
+        status: The worst of its checks.
+        checks: The checks.
+    """
+
+    status: str
+    checks: tuple[TrustCheck, ...] = ()
+
+
+@dataclass(frozen=True)
+class PredictedPair:
+    """A registered pair on disk.
+
+    Attributes:
+        name: Identifier of the pair.
+        folder: Folder of its files.
+        record: Its record; None where there is none that this version reads, as with fields of another tool.
+        trust: Whether it may be trusted; None where the record does not say.
+        images: The files that it was made from; None where they are not found.
+        missing: Why there are no images.
+    """
+
+    name: str
+    folder: Path
+    record: PredictionRecord | None = None
+    trust: Trust | None = None
+    images: PairFiles | None = None
+    missing: str | None = None
+
+    def file(self, suffix: str) -> Path | None:
+        """Find one of the pair's files, whatever its ending.
+
+        Args:
+            suffix: What it holds, for example `warp`.
+
+        Returns:
+            The file; None where there is none.
+        """
+        paths = (self.folder / f"{self.name}_{suffix}{ending}" for ending in IMAGE_ENDINGS)
+        return next((path for path in paths if path.is_file()), None)
+
+    @property
+    def level_fields(self) -> dict[int, Path]:
+        """The total field after each level that was kept, coarsest first; level 0 is the result."""
+        found = {0: self.file("warp")} | {level: self.file(f"level{level}_warp") for level in range(1, 10)}
+        return {level: path for level, path in sorted(found.items(), reverse=True) if path is not None}
+
+    @property
+    def features(self) -> Path | None:
+        """The pair's feature maps, if they were kept."""
+        path = self.folder / f"{self.name}_features.npz"
+        return path if path.is_file() else None
+
+
+def read_predictions(folder: Path) -> tuple[PredictedPair, ...]:
+    """Find the pairs of a folder by their fields `<pair>_warp.nii.gz`.
+
+    Args:
+        folder: The folder, by biasreg or another tool.
+
+    Returns:
+        The pairs by name, with their records but without their images.
+    """
+    matches = (_WARP.fullmatch(path.name) for path in folder.iterdir())
+    names = {match["pair"] for match in matches if match}
+    further = {name for name in names if (match := _FURTHER_FIELD.fullmatch(name)) and match[1] in names}
+    return tuple(_read_pair(folder, name) for name in sorted(names - further))
+
+
+def locate_images(pair: PredictedPair, references: Mapping[str, PairFiles]) -> PredictedPair:
+    """Find the files that a pair was made from: where its record says, else among reference pairs of its name.
+
+    Args:
+        pair: The pair.
+        references: Reference pairs by identifier.
+
+    Returns:
+        The pair with its images, or with the reason why there are none. A file whose bytes are not those that were
+        registered does not count.
+    """
+    reference = references.get(pair.name)
+    recorded = None if pair.record is None else _recorded_files(pair.record)
+    reasons = []
+    for files in (recorded, reference):
+        if files is None:
+            continue
+        fault = _fault(files, pair.record)
+        if fault is None:
+            return replace(pair, images=_with_labels(files, reference), missing=None)
+        reasons.append(fault)
+    return replace(pair, missing="; ".join(dict.fromkeys(reasons)) or "neither a record nor a reference pair names them")
+
+
+def _read_pair(folder: Path, name: str) -> PredictedPair:
+    path = record_path(folder, name)
+    if not path.is_file():
+        return PredictedPair(name, folder)
+    try:
+        data = read_json(path)
+    except RecordError:
+        return PredictedPair(name, folder)
+    trust = _read_trust(data.get("trust")) if isinstance(data, dict) else None
+    try:
+        record = from_json(PredictionRecord, _known_fields(data), where=str(path))
+    except RecordError:  # of another tool, or another version
+        return PredictedPair(name, folder, trust=trust)
+    return PredictedPair(name, folder, record, trust)
+
+
+def _known_fields(data: Any) -> Any:
+    """Leave out what a newer version has added, so that its records are still shown."""
+    names = {field.name for field in dataclasses.fields(PredictionRecord)}
+    return {key: value for key, value in data.items() if key in names} if isinstance(data, dict) else data
+
+
+def _read_trust(data: Any) -> Trust | None:
+    """Read what a record says of trust, leniently: it is shown, nothing follows from it."""
+    if not isinstance(data, dict) or data.get("status") not in _STATUSES:
+        return None
+    checks = data.get("checks", ())
+    return Trust(
+        data["status"],
+        tuple(
+            TrustCheck(str(check.get("name", "")), str(check.get("status", "")), str(check.get("text", "")))
+            for check in (checks if isinstance(checks, list) else ())
+            if isinstance(check, dict)
+        ),
+    )
+
+
+def _recorded_files(record: PredictionRecord) -> PairFiles:
+    files: dict[str, list[Path]] = {}
+    for each in record.inputs:
+        if each.path.lower().endswith(IMAGE_ENDINGS):  # not the voxels beside an .mhd
+            files.setdefault(each.role, []).append(Path(each.path))
+    moving_seg, fixed_seg = (next(iter(files.get(role, [])), None) for role in ("moving_seg", "fixed_seg"))
+    return PairFiles(
+        record.pair,
+        tuple(files.get("moving", ())),
+        tuple(files.get("fixed", ())),
+        moving_seg,
+        fixed_seg,
+        moving_points=None,
+        fixed_points=None,
+    )
+
+
+def _fault(files: PairFiles, record: PredictionRecord | None) -> str | None:
+    """Say why the first channels of a pair cannot be shown; None where they can."""
+    for role, paths in (("moving", files.moving), ("fixed", files.fixed)):
+        if not paths or not paths[0].is_file():
+            return f"the {role} image is not at {paths[0] if paths else 'any place that the record names'}"
+        known = {each.sha256 for each in record.inputs if each.role == role} if record is not None else set()
+        if known and not {file_hash(file) for file in image_files(paths[0])} <= known:
+            return f"{paths[0]} is not the {role} image that was registered: its bytes are others"
+    return None
+
+
+def _with_labels(files: PairFiles, reference: PairFiles | None) -> PairFiles:
+    """Take label maps that exist, those of the reference where the pair itself has none."""
+    maps = {}
+    for role in ("moving_seg", "fixed_seg"):
+        paths = (getattr(files, role), getattr(reference, role, None))
+        maps[role] = next((path for path in paths if path is not None and path.is_file()), None)
+    return replace(files, **maps)
