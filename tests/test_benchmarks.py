@@ -167,7 +167,8 @@ def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
 def test_an_evaluation_is_collected_with_its_commands(run, tmp_path):
     dice = Statistic(mean=0.75, std=0.1, count=2)
     summary = MethodSummary("biasreg", 2, dice, None, None, None, None, None, None, unmeasured_hd95=0, labels=())
-    write_record(tmp_path / "summary.json", Evaluation(2, Sources("/pairs", {"biasreg": "/out"}), (summary,), (), ()))
+    sources = Sources("/pairs", {"biasreg": "/out"})
+    write_record(tmp_path / "summary.json", Evaluation(3, sources, (summary,), (), (), "biasreg", (), (), ()))
     write_predictions(tmp_path / "out")
     options = ("--name", "x", "--command", "biasreg_train 501 0", "--predictions", tmp_path / "out")
     result, _ = run("accuracy.py", tmp_path / "summary.json", *options)

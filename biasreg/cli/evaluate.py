@@ -21,9 +21,9 @@ are warped at native resolution; no registration at all ("identity") is always m
 
 OUTPUTS = """\
 outputs (in OUTPUT, by default the folder of predictions):
-  summary.json   everything: per method, pair and label
+  summary.json   everything: per method, pair and label; comparisons, thirds of the pairs, worst pairs
   scores.csv     one row per pair, method and label
-  summary.txt    the table that is also printed
+  summary.txt    the tables that are also printed
 
 A pair whose field is missing or cannot be used is named at the end and makes the exit code 1; the others are measured.
 Where no field can be measured, nothing is written. An earlier evaluation in OUTPUT is replaced only by one on the same
@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("give a folder of predictions: -i PREDICTIONS, or --method NAME=FOLDER")
     if doubled:
         parser.error(f"a method named {', '.join(doubled)} is given twice; give each its own name")
+    if arguments.reference_method not in (None, *names):
+        parser.error(
+            f"--reference_method: there is no method {arguments.reference_method}; choose of {', '.join(names)}"
+        )
     if arguments.references is None and arguments.dataset is None:
         parser.error("give the reference pairs: -r REFERENCES, or -d DATASET to take its test pairs")
     return run_command(partial(_evaluate, arguments))
@@ -84,6 +88,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=FOLDER",
         help="a further folder of predictions, shown as NAME; may be repeated (that of -i is shown as biasreg)",
     )
+    parser.add_argument(
+        "--reference_method",
+        metavar="NAME",
+        help="the method that the others are compared with, pair by pair (default: biasreg, or else the first one)",
+    )
     parser.add_argument("-np", "--num_workers", type=_positive, default=1, help="pairs evaluated at once (default: 1)")
     add_roots(parser)
     return parser
@@ -105,13 +114,13 @@ def _positive(text: str) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from biasreg.core.errors import PredictionError
     from biasreg.evaluation.evaluate import evaluate_predictions
-    from biasreg.evaluation.summary import format_table
+    from biasreg.evaluation.tables import format_table
 
     references, labels = _references_and_labels(arguments)
     methods = dict(_methods(arguments))
     output = arguments.output or next(iter(methods.values()))
     with _executor(arguments.num_workers) as executor:
-        evaluation = evaluate_predictions(methods, references, labels, output, executor)
+        evaluation = evaluate_predictions(methods, references, labels, output, executor, arguments.reference_method)
     print(format_table(evaluation), end="")
     if evaluation.failures:
         pairs = sorted({failure.pair for failure in evaluation.failures})

@@ -17,7 +17,7 @@ from biasreg.demo.phantom import PhantomSettings, ScannerSettings
 from biasreg.evaluation.evaluate import evaluate_predictions
 from biasreg.evaluation.records import Evaluation
 from biasreg.evaluation.registration_figure import registration_figure
-from biasreg.evaluation.summary import format_table
+from biasreg.evaluation.tables import format_table
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.native import affine_displacement
 from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs

@@ -19,6 +19,7 @@ from biasreg.core.parallel import explained_deaths
 from biasreg.core.paths import check_writable
 from biasreg.evaluation.metrics import (
     FieldMetrics,
+    deformation_mm,
     dice_per_label,
     field_metrics,
     hd95_per_label,
@@ -73,6 +74,7 @@ def evaluate_predictions(
     labels: Mapping[str, int] | None = None,
     output: Path | None = None,
     executor: Executor | None = None,
+    reference_method: str | None = None,
 ) -> Evaluation:
     """Measure the fields `<pair>_warp.nii.gz` of one or more folders on all reference pairs.
 
@@ -83,19 +85,20 @@ def evaluate_predictions(
         output: Folder for `summary.json`, `scores.csv` and `summary.txt`; None writes nothing, and so does an
             evaluation in which no field could be measured.
         executor: Runs the pairs, for example in processes; None runs them one after the other.
+        reference_method: The method that the others are compared with, pair by pair; None takes the first one.
 
     Returns:
         Scores per method, pair and label. A pair that could not be evaluated stands in `failures` and does not stop
         the others.
 
     Raises:
-        DatasetError: A folder of predictions does not exist, a method's name is reserved, or there are no complete
-            reference pairs.
+        DatasetError: A folder of predictions does not exist, a method's name is reserved, the reference method is none
+            of them, or there are no complete reference pairs.
         InputError: The output folder cannot be written to, or holds the results of another evaluation.
         BiasregError: A worker died.
     """
     methods = {DEFAULT_METHOD: predictions} if isinstance(predictions, Path) else dict(predictions)
-    _check_methods(methods)
+    _check_methods(methods, reference_method)
     sources = Sources(str(references.resolve()), {name: str(folder.resolve()) for name, folder in methods.items()})
     if output is not None:
         check_writable(output, "choose another folder with -o")
@@ -109,7 +112,7 @@ def evaluate_predictions(
         logger.info("pair %d of %d, %s: %s", number, len(tasks), task.pair.identifier, _in_one_line(result))
         scores.extend(result.scores)
         failures.extend(result.failures)
-    evaluation = summarize(sources, scores, failures)
+    evaluation = summarize(sources, scores, failures, reference_method)
     if output is not None and evaluation.is_empty:
         logger.warning("no field could be measured; nothing is written to %s", output)
     elif output is not None:
@@ -145,9 +148,13 @@ def _results(tasks: Sequence[PairTask], executor: Executor | None) -> Iterator[P
         yield from executor.map(evaluate_pair, tasks)
 
 
-def _check_methods(methods: Mapping[str, Path]) -> None:
+def _check_methods(methods: Mapping[str, Path], reference_method: str | None) -> None:
     if IDENTITY in methods:
         raise DatasetError(f"a method cannot be called '{IDENTITY}': that row is always there; choose another name")
+    if reference_method is not None and reference_method not in methods:
+        raise DatasetError(
+            f"there is no method '{reference_method}' to compare with; choose one of {', '.join(methods)}"
+        )
     for method, folder in methods.items():
         if not folder.is_dir():
             raise DatasetError(
@@ -181,6 +188,8 @@ def _score(
     return PairScores(
         pair=references.pair.identifier,
         method=method,
+        moving_image=references.images[0],
+        fixed_image=references.images[1],
         labels=labels,
         dice=mean_of_known(label.dice for label in labels),
         hd95_mm=mean_of_known(label.hd95_mm for label in labels),
@@ -188,8 +197,16 @@ def _score(
         folding_percent=field.folding_percent,
         log_jacobian_std=field.log_jacobian_std,
         learn2reg_log_jacobian_std=field.learn2reg_log_jacobian_std,
+        deformation_mm=0.0 if displacement is None else deformation_mm(displacement, _evaluated(references, labels)),
         seconds=seconds,
     )
+
+
+def _evaluated(references: References, labels: Sequence[LabelScore]) -> NDArray[np.bool_] | None:
+    """Where the fixed image has a label that is evaluated; None without label maps."""
+    if references.labels is None:
+        return None
+    return np.isin(references.labels[1].array, [label.value for label in labels if label.dice is not None])
 
 
 def _score_labels(references: References, names: dict[int, str], displacement: NDArray | None) -> Iterator[LabelScore]:

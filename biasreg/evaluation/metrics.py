@@ -20,6 +20,7 @@ from biasreg.spatial.native import displacement_to_voxels
 from biasreg.spatial.warp import sample
 
 HAUSDORFF_PERCENTILE = 95.0
+FIT_VOXELS = 200_000  # a mean over so many is sure to far below a hundredth of its spread
 LEARN2REG_BORDER_VOXELS = 2  # Learn2Reg leaves these out on every side
 
 
@@ -180,6 +181,30 @@ def field_metrics(displacement: NDArray, geometry: Geometry) -> FieldMetrics:
         log_jacobian_std=float(jacobian.log_jacobian_std(determinant)) if positive else None,
         learn2reg_log_jacobian_std=float(jacobian.learn2reg_log_jacobian_std(u)) if has_interior else None,
     )
+
+
+def deformation_mm(displacement: NDArray, inside: NDArray[np.bool_] | None = None) -> float:
+    """Mean length of what a displacement does beyond its best affine fit, mean over x of ‖d(x) − (B x + c)‖.
+
+    B and c are those of least squares over the same voxels, so that pose and overall scale do not count.
+
+    Args:
+        displacement: d, (X, Y, Z, 3) in mm, components along any orthonormal axes.
+        inside: (X, Y, Z), the voxels that count, of which at most 200 000 are taken, evenly; None takes all, as does
+            a mask without any voxel.
+
+    Returns:
+        Length in mm, at least 0.
+    """
+    shape = displacement.shape[:3]
+    indices = np.arange(np.prod(shape)) if inside is None or not inside.any() else np.flatnonzero(inside)
+    taken = indices[:: -(-indices.size // FIT_VOXELS)]
+    # An affine map of the world is one of voxel indices too, so the grid's own geometry does not matter.
+    positions = np.stack(np.unravel_index(taken, shape), axis=1).astype(np.float64)  # (N, 3)
+    design = np.column_stack([positions - positions.mean(axis=0), np.ones(taken.size)])  # (N, 4)
+    field = displacement.reshape(-1, 3)[taken].astype(np.float64)  # (N, 3)
+    fitted = design @ np.linalg.lstsq(design, field, rcond=None)[0]
+    return float(np.linalg.norm(field - fitted, axis=1).mean())
 
 
 def _enclosing_box(a: Box, b: Box, shape: Sequence[int]) -> Box:

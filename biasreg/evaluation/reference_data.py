@@ -11,18 +11,29 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import IMAGE_ENDINGS, Image, read_geometry, read_labels
 from biasreg.core.pairs import PairFiles
 from biasreg.core.points_io import Points, read_points
-from biasreg.core.serialization import read_json
+from biasreg.core.serialization import file_hash, read_json
 from biasreg.core.transform_io import read_displacement
+
+IMAGE_HASH_DIGITS = 16  # 64 bits: of millions of images no two are alike by chance
 
 
 @dataclass(frozen=True)
 class References:
-    """Reference data of one pair, in memory; label maps and points are there for both images or for neither."""
+    """Reference data of one pair, in memory; label maps and points are there for both images or for neither.
+
+    Attributes:
+        pair: The files.
+        geometry: The fixed image's grid.
+        images: Hashes of the files of moving and fixed image (first channel), 16 hexadecimal digits.
+        labels: Label maps of moving and fixed image.
+        points: Landmarks of moving and fixed image.
+    """
 
     pair: PairFiles
     geometry: Geometry
-    labels: tuple[Image, Image] | None  # moving, fixed
-    points: tuple[Points, Points] | None  # moving, fixed
+    images: tuple[str, str]
+    labels: tuple[Image, Image] | None
+    points: tuple[Points, Points] | None
 
 
 def read_references(pair: PairFiles) -> References:
@@ -46,7 +57,7 @@ def read_references(pair: PairFiles) -> References:
                 f"no landmark has the same name in {pair.moving_points} ({_first(points[0].names)}) and in "
                 f"{pair.fixed_points} ({_first(points[1].names)}); name corresponding landmarks alike"
             )
-    return References(pair, geometry, labels, points)
+    return References(pair, geometry, (_image_hash(pair.moving[0]), _image_hash(pair.fixed[0])), labels, points)
 
 
 def read_prediction(references: References, folder: Path) -> NDArray[np.float32]:
@@ -103,6 +114,13 @@ def read_label_map(path: Path, image_path: Path, grid: Geometry) -> Image:
     if labels.array.min() < 0:
         raise ImageError(f"{path}: label value {labels.array.min()} is negative; labels are positive, background is 0")
     return labels
+
+
+def _image_hash(path: Path) -> str:
+    try:
+        return file_hash(path)[:IMAGE_HASH_DIGITS]
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error}") from error
 
 
 def _check_grid(geometry: Geometry, path: Path, grid: Geometry, image_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Summarise scores over pairs, and write them: `summary.json` for programs, `scores.csv`, `summary.txt` for people."""
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from biasreg.core.errors import InputError, RecordError
 from biasreg.core.serialization import atomic_write, read_record, write_record
+from biasreg.evaluation.comparison import compare_methods
 from biasreg.evaluation.records import (
     IDENTITY,
     SCORES_SCHEMA_VERSION,
@@ -20,10 +21,13 @@ from biasreg.evaluation.records import (
     Sources,
     Statistic,
 )
+from biasreg.evaluation.stratification import stratify, worst_cases
+from biasreg.evaluation.tables import format_table
 
 SUMMARY_FILE = "summary.json"
 SCORES_FILE = "scores.csv"
 TABLE_FILE = "summary.txt"
+WORST_COUNT = 5
 CSV_COLUMNS = (
     "pair",
     "method",
@@ -36,6 +40,7 @@ CSV_COLUMNS = (
     "pair_folding_percent",
     "pair_log_jacobian_std",
     "pair_learn2reg_log_jacobian_std",
+    "pair_deformation_mm",
     "pair_seconds",
 )
 
@@ -46,13 +51,35 @@ def mean_of_known(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def summarize(sources: Sources, scores: Sequence[PairScores], failures: Sequence[Failure]) -> Evaluation:
-    """Put scores and failures together with one summary per method: identity first, then in the order of `sources`."""
+def summarize(
+    sources: Sources, scores: Sequence[PairScores], failures: Sequence[Failure], reference_method: str | None = None
+) -> Evaluation:
+    """Put scores and failures together with one summary per method, and compare the methods.
+
+    Args:
+        sources: What was evaluated on what; methods are in its order, after identity.
+        scores: Of all pairs under all methods.
+        failures: Pairs that could not be evaluated.
+        reference_method: The method that the others are compared with; None takes the first one.
+    """
+    reference = next(iter(sources.predictions)) if reference_method is None else reference_method
     summaries = tuple(
         _summarize_method(method, [score for score in scores if score.method == method])
         for method in (IDENTITY, *sources.predictions)
     )
-    return Evaluation(SCORES_SCHEMA_VERSION, sources, summaries, tuple(scores), tuple(failures))
+    order = [summary.method for summary in summaries]
+    ordered = sorted(scores, key=lambda score: order.index(score.method))  # a first pair may lack the first method
+    return Evaluation(
+        schema_version=SCORES_SCHEMA_VERSION,
+        sources=sources,
+        methods=summaries,
+        pairs=tuple(scores),
+        failures=tuple(failures),
+        reference_method=reference,
+        comparisons=compare_methods(ordered, reference),
+        strata=stratify(ordered, reference),
+        worst=worst_cases(ordered, reference, WORST_COUNT),
+    )
 
 
 def check_replaceable(folder: Path, sources: Sources) -> None:
@@ -103,38 +130,17 @@ def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
         temporary.write_text(format_table(evaluation), encoding="utf-8")
 
 
-def format_table(evaluation: Evaluation) -> str:
-    """Lay the evaluation out as text: methods, then labels, then what could not be measured.
-
-    Columns of metrics that no method has (landmarks, seconds) are left out. A cell reads mean ± standard deviation
-    over pairs.
-    """
-    parts = [_align(_method_rows(evaluation.methods))]
-    label_rows = _label_rows(evaluation.methods)
-    if len(label_rows) > 1:
-        parts.append(_align(label_rows))
-    remarks = [*_unmeasured_remarks(evaluation), *_failure_remarks(evaluation.failures)]
-    if remarks:
-        parts.append("\n".join(remarks) + "\n")
-    return "\n".join(parts)
-
-
-def _statistic(values: Iterable[float | None]) -> Statistic | None:
-    known = np.array([value for value in values if value is not None], dtype=np.float64)
-    return Statistic(float(known.mean()), float(known.std()), known.size) if known.size else None
-
-
 def _summarize_method(method: str, scores: Sequence[PairScores]) -> MethodSummary:
     return MethodSummary(
         method=method,
         num_pairs=len(scores),
-        dice=_statistic(score.dice for score in scores),
-        hd95_mm=_statistic(score.hd95_mm for score in scores),
-        tre_mm=_statistic(score.landmarks.mean_mm if score.landmarks else None for score in scores),
-        folding_percent=_statistic(score.folding_percent for score in scores),
-        log_jacobian_std=_statistic(score.log_jacobian_std for score in scores),
-        learn2reg_log_jacobian_std=_statistic(score.learn2reg_log_jacobian_std for score in scores),
-        seconds=_statistic(score.seconds for score in scores),
+        dice=Statistic.of(score.dice for score in scores),
+        hd95_mm=Statistic.of(score.hd95_mm for score in scores),
+        tre_mm=Statistic.of(score.tre_mm for score in scores),
+        folding_percent=Statistic.of(score.folding_percent for score in scores),
+        log_jacobian_std=Statistic.of(score.log_jacobian_std for score in scores),
+        learn2reg_log_jacobian_std=Statistic.of(score.learn2reg_log_jacobian_std for score in scores),
+        seconds=Statistic.of(score.seconds for score in scores),
         unmeasured_hd95=sum(_is_lost(label) for score in scores for label in score.labels),
         labels=_summarize_labels(scores),
     )
@@ -151,7 +157,7 @@ def _summarize_labels(scores: Sequence[PairScores]) -> tuple[LabelSummary, ...]:
             by_label.setdefault((label.value, label.name), []).append(label)
     return tuple(
         LabelSummary(
-            value, name, _statistic(label.dice for label in found), _statistic(label.hd95_mm for label in found)
+            value, name, Statistic.of(label.dice for label in found), Statistic.of(label.hd95_mm for label in found)
         )
         for (value, name), found in sorted(by_label.items())
     )
@@ -161,10 +167,11 @@ def _csv_rows(evaluation: Evaluation) -> Iterable[list[object]]:
     """One row per pair, method and label; a pair without labels has one row, with the label's columns empty."""
     for score in evaluation.pairs:
         of_pair = [
-            score.landmarks.mean_mm if score.landmarks else None,
+            score.tre_mm,
             score.folding_percent,
             score.log_jacobian_std,
             score.learn2reg_log_jacobian_std,
+            score.deformation_mm,
             score.seconds,
         ]
         for label in score.labels:
@@ -172,68 +179,3 @@ def _csv_rows(evaluation: Evaluation) -> Iterable[list[object]]:
             yield [score.pair, score.method, *of_label, *of_pair]
         if not score.labels:
             yield [score.pair, score.method, *[None] * 5, *of_pair]
-
-
-def _method_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
-    columns: list[tuple[str, int, Callable[[MethodSummary], Statistic | None]]] = [
-        ("Dice", 3, lambda method: method.dice),
-        ("HD95 mm", 2, lambda method: method.hd95_mm),
-        ("TRE mm", 2, lambda method: method.tre_mm),
-        ("folding %", 3, lambda method: method.folding_percent),
-        ("SD log J", 3, lambda method: method.log_jacobian_std),
-        ("s/pair", 1, lambda method: method.seconds),
-    ]
-    kept = [column for column in columns if any(column[2](method) for method in methods)]
-    rows = [["method", "pairs", *(title for title, _, _ in kept)]]
-    for method in methods:
-        cells = [_cell(get(method), digits) for _, digits, get in kept]
-        rows.append([method.method, str(method.num_pairs), *cells])
-    return rows
-
-
-def _label_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
-    titles = [f"{metric} {method.method}" for metric in ("Dice", "HD95 mm") for method in methods]
-    rows = [["label", "pairs", *titles]]
-    by_label: dict[tuple[int, str], dict[str, LabelSummary]] = {}
-    for method in methods:
-        for label in method.labels:
-            by_label.setdefault((label.value, label.name), {})[method.method] = label
-    for (value, name), found in sorted(by_label.items()):
-        summaries = [found.get(method.method) for method in methods]
-        pairs = max((label.dice.count for label in summaries if label and label.dice), default=0)
-        dice = [_cell(label.dice if label else None, 3) for label in summaries]
-        distance = [_cell(label.hd95_mm if label else None, 2) for label in summaries]
-        rows.append([name if name == str(value) else f"{value} {name}", str(pairs), *dice, *distance])
-    return rows
-
-
-def _cell(statistic: Statistic | None, digits: int) -> str:
-    if statistic is None:
-        return "–"
-    mean = f"{statistic.mean:.{digits}f}"
-    return mean if statistic.count == 1 else f"{mean} ± {statistic.std:.{digits}f}"
-
-
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines) + "\n"
-
-
-def _unmeasured_remarks(evaluation: Evaluation) -> Iterable[str]:
-    for method in evaluation.methods:
-        if method.unmeasured_hd95:
-            yield (
-                f"{method.method}: {method.unmeasured_hd95} label(s) vanished in warping; they count as Dice 0 and are "
-                "left out of HD95"
-            )
-    left_out = sum(
-        label.dice is None for score in evaluation.pairs if score.method == IDENTITY for label in score.labels
-    )
-    if left_out:
-        yield f"{left_out} label(s) are not in both label maps of their pair and not evaluated (reasons: scores.csv)"
-
-
-def _failure_remarks(failures: Sequence[Failure]) -> Iterable[str]:
-    for failure in failures:
-        yield f"FAILED {failure.pair} ({failure.method or 'references'}): {failure.reason}"

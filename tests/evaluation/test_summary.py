@@ -6,7 +6,8 @@ import pytest
 from biasreg.core.errors import InputError
 from biasreg.core.serialization import read_record
 from biasreg.evaluation.records import Evaluation, Failure, LabelScore, LandmarkScore, PairScores, Sources
-from biasreg.evaluation.summary import check_replaceable, format_table, mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.summary import check_replaceable, mean_of_known, summarize, write_evaluation
+from biasreg.evaluation.tables import format_table
 
 
 def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None = 1.0, **others) -> PairScores:
@@ -14,6 +15,8 @@ def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None =
     return PairScores(
         pair=pair,
         method=method,
+        moving_image=f"moving {pair}",
+        fixed_image=f"fixed {pair}",
         labels=labels,
         dice=dice,
         hd95_mm=hd95,
@@ -22,6 +25,7 @@ def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None =
             "folding_percent": 0.25,
             "log_jacobian_std": 0.1,
             "learn2reg_log_jacobian_std": None,
+            "deformation_mm": 1.5,
             **others,
         },
     )
@@ -96,7 +100,7 @@ def test_an_evaluation_in_which_everything_failed_is_still_a_table_and_strict_js
 
 
 def test_a_pair_without_labels_has_one_row(tmp_path: Path) -> None:
-    score = PairScores("a", "biasreg", (), None, None, None, 0.5, 0.1, 0.2, 3.0)
+    score = PairScores("a", "biasreg", "m", "f", (), None, None, None, 0.5, 0.1, 0.2, 1.5, 3.0)
     write_evaluation(evaluation_of(score), tmp_path)
     with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream)
