@@ -1,6 +1,7 @@
 """The dataset in facts, from its fingerprint."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -87,11 +88,10 @@ def _draw(cases: Sequence[CaseFingerprint], names: dict[int, str]) -> Figure:
 
 def _draw_boxes(axes: Axes, values: Sequence[Sequence[float]], title: str, unit: str) -> None:
     table = np.array(values)
-    axes.boxplot(list(table.T), orientation="horizontal", widths=0.55, **box_look(COLOURS[1]))
-    axes.set_yticks(range(1, 4), _AXES)
-    axes.invert_yaxis()
-    axes.grid(visible=False, axis="y")
-    label_axes(axes, title, unit)
+    axes.boxplot(list(table.T), widths=0.55, **box_look(COLOURS[1]))
+    axes.set_xticks(range(1, 4), _AXES)
+    axes.grid(visible=False, axis="x")
+    label_axes(axes, title, "", unit)
 
 
 def _draw_intensities(axes: Axes, cases: Sequence[CaseFingerprint], channel: int, channels: int) -> None:
@@ -118,7 +118,7 @@ def _draw_volumes(axes: Axes, volumes: dict[int, list[float]], names: dict[int, 
     label_axes(axes, "Volume of labels", "", "mL")
 
 
-def box_look(colour: str) -> dict[str, object]:
+def box_look(colour: str) -> dict[str, Any]:
     """How a box plot looks: a box of one colour whose lines are ink."""
     line = {"color": INK, "linewidth": 0.8}
     return {

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +36,7 @@ class ReportRequest:
         references: Where the images of the pairs are looked for, in the forms of `read_pairs`.
     """
 
-    model: ModelRequest = ModelRequest()
+    model: ModelRequest = field(default_factory=ModelRequest)
     roots: Roots | None = None
     predictions: Path | None = None
     evaluation: Path | None = None

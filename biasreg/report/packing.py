@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from biasreg.evaluation.figures import WINDOW_PERCENTILES
 from biasreg.planning.foreground import bounding_box
 from biasreg.report.volumes import PairVolumes
 
-WINDOW_PERCENTILES = (0.5, 99.5)
 FAINT_SHARE = 0.02
 """Share of the window below which a voxel counts as empty when margins are cut off."""
 MARGIN_VOXELS = 3
@@ -25,7 +26,7 @@ LARGEST_INT16 = 32_000
 DETERMINANT_STEPS = 127
 """Steps between a determinant of 0 and of 1; 2 is the largest that is told apart, the byte 0 means folding."""
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,15 @@ def pack_pair(volumes: PairVolumes, voxels: int, longest_side: int = LONGEST_SID
         `DETERMINANT_STEPS` says. Shrunk voxels are means; one folds where any voxel in it does.
     """
     box = _occupied_box(volumes)
-    shape = _shrunk_shape(tuple(part.stop - part.start for part in box), voxels, longest_side)  # type: ignore[arg-type]
-    field_shape = _shrunk_shape(shape, shape[0] * shape[1] * shape[2], FIELD_SIDE)
     full = tuple(part.stop - part.start for part in box)
-    spacing = [step * many / few for step, many, few in zip(volumes.grid.spacing, full, shape, strict=True)]
-    displacement = volumes.displacement[(slice(None), *box)] * np.float32(volumes.grid.spacing).reshape(3, 1, 1, 1)  # mm
-    field = _mean(displacement, field_shape)
-    step = max(FIELD_STEP_MM, float(np.abs(field).max()) / LARGEST_INT16)
+    shape = _shrunk_shape(full, voxels, longest_side)
+    moving_window = window(volumes.moving)
     determinant = volumes.determinant[box]
-    moving_window = _window(volumes.moving)
+    steps_mm = np.array(volumes.grid.spacing, dtype=np.float32).reshape(3, 1, 1, 1)
+    field = _mean(volumes.displacement[(slice(None), *box)] * steps_mm, _shrunk_shape(shape, voxels, FIELD_SIDE))
+    step = max(FIELD_STEP_MM, float(np.abs(field).max()) / LARGEST_INT16)
     blobs = [
-        _blob("fixed", _quantised(_mean(volumes.fixed[box], shape), _window(volumes.fixed))),
+        _blob("fixed", _quantised(_mean(volumes.fixed[box], shape), window(volumes.fixed))),
         _blob("moving", _quantised(_mean(volumes.moving[box], shape), moving_window)),
         _blob("warped", _quantised(_mean(volumes.warped[box], shape), moving_window)),
         _blob("determinant", _packed_determinant(determinant, shape)),
@@ -85,15 +84,12 @@ def pack_pair(volumes: PairVolumes, voxels: int, longest_side: int = LONGEST_SID
     ]
     maps = {name: getattr(volumes, name) for name in ("fixed_labels", "moving_labels", "warped_labels")}
     known = {name: _nearest(array[box], shape) for name, array in maps.items() if array is not None}
-    values = sorted({int(value) for array in known.values() for value in np.unique(array)} - {0})
-    kind = "<u1" if len(values) < 256 else "<u2"
-    blobs += [_blob(name, np.searchsorted([0, *values], array).astype(kind)) for name, array in known.items()]
+    values, classes = _numbered(known)
     meta = {
         "shape": list(shape),
-        "spacing": spacing,
-        "fieldShape": list(field_shape),
+        "spacing": [step * many / few for step, many, few in zip(volumes.grid.spacing, full, shape, strict=True)],
+        "fieldShape": list(field.shape[1:]),
         "fieldStep": step,
-        "labelBytes": int(kind[-1]),
         "labels": values,
         "start": [_central(known.get("fixed_labels"), axis, size) for axis, size in enumerate(shape)],
         "longest": float(np.sqrt((field**2).sum(axis=0)).max()),
@@ -101,24 +97,31 @@ def pack_pair(volumes: PairVolumes, voxels: int, longest_side: int = LONGEST_SID
         "reduced": shape != full,
         "native": list(volumes.grid.shape),
     }
-    return PackedPair(meta, tuple(blobs))
+    return PackedPair(meta, (*blobs, *(_blob(name, array) for name, array in classes.items())))
+
+
+def _numbered(maps: Mapping[str, NDArray]) -> tuple[list[int], dict[str, NDArray]]:
+    """Give the values that occur, and the maps with the number of each value, from 1; one byte where that is enough."""
+    values = sorted({int(value) for array in maps.values() for value in np.unique(array)} - {0})
+    kind = "<u1" if len(values) < 256 else "<u2"
+    return values, {name: np.searchsorted([0, *values], array).astype(kind) for name, array in maps.items()}
 
 
 def _occupied_box(volumes: PairVolumes) -> tuple[slice, slice, slice]:
     """Box around all that is not as dark as the background, in any of the three images, and around all labels."""
     occupied = np.zeros(volumes.fixed.shape, dtype=bool)
     for image in (volumes.fixed, volumes.moving, volumes.warped):
-        lower, upper = _window(image)
+        lower, upper = window(image)
         occupied |= image > lower + FAINT_SHARE * (upper - lower)
     for labels in (volumes.fixed_labels, volumes.warped_labels):
         occupied |= False if labels is None else labels > 0
     if not occupied.any():
         occupied[:] = True
-    x, y, z = (
+    box = [
         slice(max(0, start - MARGIN_VOXELS), min(size, stop + MARGIN_VOXELS))
         for (start, stop), size in zip(bounding_box(occupied), occupied.shape, strict=True)
-    )
-    return x, y, z
+    ]
+    return box[0], box[1], box[2]
 
 
 def _shrunk_shape(shape: Shape, voxels: int, longest_side: int) -> Shape:
@@ -126,8 +129,7 @@ def _shrunk_shape(shape: Shape, voxels: int, longest_side: int) -> Shape:
     side = min(longest_side, max(shape))
     while side > 1 and int(np.prod([min(size, side) for size in shape])) > voxels:
         side -= 1
-    x, y, z = (min(size, side) for size in shape)
-    return x, y, z
+    return tuple(min(size, side) for size in shape)
 
 
 def _mean(array: NDArray, shape: Shape) -> NDArray[np.float32]:
@@ -145,13 +147,18 @@ def _nearest(labels: NDArray, shape: Shape) -> NDArray:
     return labels[np.ix_(*index)]
 
 
-def _window(image: NDArray) -> tuple[float, float]:
+def window(image: NDArray) -> tuple[float, float]:
+    """Intensities that are shown black and white, as in other pictures of pairs.
+
+    Args:
+        image: (X, Y, Z).
+    """
     lower, upper = np.percentile(image, WINDOW_PERCENTILES)
     return float(lower), float(upper) if upper > lower else float(lower) + 1.0
 
 
-def _quantised(image: NDArray, window: tuple[float, float]) -> NDArray[np.uint8]:
-    lower, upper = window
+def _quantised(image: NDArray, limits: tuple[float, float]) -> NDArray[np.uint8]:
+    lower, upper = limits
     return np.rint(np.clip((image - lower) / (upper - lower), 0, 1) * 255).astype(np.uint8)
 
 

@@ -128,7 +128,9 @@ def locate_images(pair: PredictedPair, references: Mapping[str, PairFiles]) -> P
         if fault is None:
             return replace(pair, images=_with_labels(files, reference), missing=None)
         reasons.append(fault)
-    return replace(pair, missing="; ".join(dict.fromkeys(reasons)) or "neither a record nor a reference pair names them")
+    return replace(
+        pair, missing="; ".join(dict.fromkeys(reasons)) or "neither a record nor a reference pair names them"
+    )
 
 
 def _read_pair(folder: Path, name: str) -> PredictedPair:
@@ -198,8 +200,13 @@ def _fault(files: PairFiles, record: PredictionRecord | None) -> str | None:
 
 def _with_labels(files: PairFiles, reference: PairFiles | None) -> PairFiles:
     """Take label maps that exist, those of the reference where the pair itself has none."""
-    maps = {}
-    for role in ("moving_seg", "fixed_seg"):
-        paths = (getattr(files, role), getattr(reference, role, None))
-        maps[role] = next((path for path in paths if path is not None and path.is_file()), None)
-    return replace(files, **maps)
+    others = (None, None) if reference is None else (reference.moving_seg, reference.fixed_seg)
+    return replace(
+        files,
+        moving_seg=_existing(files.moving_seg, others[0]),
+        fixed_seg=_existing(files.fixed_seg, others[1]),
+    )
+
+
+def _existing(*paths: Path | None) -> Path | None:
+    return next((path for path in paths if path is not None and path.is_file()), None)

@@ -1,6 +1,6 @@
 """What is known of each pair in one row, and which pairs went worst."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from biasreg.evaluation.records import IDENTITY, PairScores
@@ -104,7 +104,9 @@ def _row(pair: PredictedPair, score: PairScores | None, before: PairScores | Non
     landmarks = score.landmarks if score else None
     return PairRow(
         pair=pair,
-        dice_before=_first(before.dice if before else None, mean_of_known(accuracy.dice_before.values()) if accuracy else None),
+        dice_before=_first(
+            before.dice if before else None, mean_of_known(accuracy.dice_before.values()) if accuracy else None
+        ),
         dice=_first(score.dice if score else None, mean_of_known(accuracy.dice_after.values()) if accuracy else None),
         hd95_mm=score.hd95_mm if score else None,
         tre_mm=landmarks.mean_mm if landmarks else None,
@@ -117,8 +119,4 @@ def _row(pair: PredictedPair, score: PairScores | None, before: PairScores | Non
 
 
 def _first(*values: float | None) -> float | None:
-    return next(_known(values), None)
-
-
-def _known(values: Iterable[float | None]) -> Iterable[float]:
-    return (value for value in values if value is not None)
+    return next((value for value in values if value is not None), None)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -64,8 +65,9 @@ def training_section(model: TrainedModel, shelf: FigureShelf) -> Section | str:
     if not folds:
         return f"no {METRICS_FILE} in the folds of {model.folder}"
     caption = (
-        "Total loss; Dice of the validation pairs before (dotted) and after registration, on the network's grid, with a "
-        "dot at the epoch that is used; terms of the loss, unweighted, as means over the folds; share of folding voxels."
+        "Total loss; Dice of the validation pairs before (dotted) and after registration, on the network's grid, with "
+        "a dot at the epoch that is used; terms of the loss, unweighted, as means over the folds; share of folding "
+        "voxels."
     )
     figure = shelf.show(_draw(folds), "training", caption, minimum_width=560)
     notices = _notices(model)
@@ -138,7 +140,7 @@ def _draw(folds: Sequence[FoldCourse]) -> Figure:
     return figure
 
 
-def _plot(axes: Axes, history: Sequence[EpochRecord], values: Sequence[float | None], **look: object) -> None:
+def _plot(axes: Axes, history: Sequence[EpochRecord], values: Sequence[float | None], **look: Any) -> None:
     known = [(record.epoch, value) for record, value in zip(history, values, strict=True) if value is not None]
     if known:
         axes.plot(*zip(*known, strict=True), marker="." if len(known) < 30 else None, **look)

@@ -91,7 +91,7 @@ def viewer_section(material: Material, rows: Sequence[PairRow], chosen: Sequence
 
 def label_names(material: Material) -> Mapping[int, str]:
     """Name of each label value, as far as plans or evaluation tell."""
-    names = {}
+    names: dict[int, str] = {}
     if material.plans is not None:
         for configuration in material.plans.configurations.values():
             plans = configuration.preprocessing
@@ -134,4 +134,3 @@ def _colour_table(name: str) -> str:
     """256 colours as base64 of RGB bytes."""
     table = np.rint(colormaps[name](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
     return base64.b64encode(table.tobytes()).decode("ascii")
-
