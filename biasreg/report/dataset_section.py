@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from biasreg.core.geometry import orientation_code
 from biasreg.planning.fingerprint_records import INTENSITY_PERCENTILES, CaseFingerprint, Fingerprint
@@ -14,6 +15,7 @@ from biasreg.report.plotting import COLOURS, INK, FigureShelf, label_axes, new_f
 
 LOGARITHMIC_RATIO = 100.0
 """Values that differ by more than this factor are shown on a logarithmic axis."""
+PLAIN = FuncFormatter(lambda value, _: f"{value:,.6g}")  # the usual one writes powers as formulas
 _AXES = ("left–right", "back–front", "foot–head")
 
 
@@ -43,7 +45,7 @@ def dataset_section(fingerprint: Fingerprint, names: dict[int, str], shelf: Figu
         "by rising median; volumes of the labels. Boxes hold the middle half of the cases, whiskers reach 1.5 times as "
         "far, and points are cases beyond."
     )
-    figure = shelf.show(_draw(cases, names), "dataset", caption, minimum_width=560)
+    figure = shelf.show(_draw(cases, names), "dataset", caption, minimum_width=760)
     labels = _label_rows(cases, names)
     return Section("dataset", "Dataset", render("dataset.html.j2", facts=facts, labels=labels, figure=figure))
 
@@ -90,6 +92,8 @@ def _draw_boxes(axes: Axes, values: Sequence[Sequence[float]], title: str, unit:
     table = np.array(values)
     axes.boxplot(list(table.T), widths=0.55, **box_look(COLOURS[1]))
     axes.set_xticks(range(1, 4), _AXES)
+    if table.min() == table.max():
+        axes.set_ylim(0, 2 * table.max())
     axes.grid(visible=False, axis="x")
     label_axes(axes, title, "", unit)
 
@@ -102,6 +106,7 @@ def _draw_intensities(axes: Axes, cases: Sequence[CaseFingerprint], channel: int
     axes.plot(place, middle, ".", color=INK, markersize=2.5)
     if upper.max() > LOGARITHMIC_RATIO * max(1e-6, float(np.median(upper))):
         axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(np.abs(upper)))))
+        axes.yaxis.set_major_formatter(PLAIN)
     axes.grid(visible=False, axis="x")
     label_axes(axes, "Intensities" + (f", channel {channel}" if channels > 1 else ""), "cases")
 
@@ -114,6 +119,7 @@ def _draw_volumes(axes: Axes, volumes: dict[int, list[float]], names: dict[int, 
     flat = [value for each in volumes.values() for value in each if value > 0]
     if flat and max(flat) > LOGARITHMIC_RATIO * min(flat):
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(PLAIN)
     axes.grid(visible=False, axis="x")
     label_axes(axes, "Volume of labels", "", "mL")
 

@@ -98,7 +98,7 @@ def _picture(cases: Sequence[WorstCase], rows: Sequence[PairRow], shelf: FigureS
         "fixed image; orange: those of the moving image, before and after registration. Right: the deformed grid over "
         "the length of the displacement, from none (dark) to the longest of the pair (bright)."
     )
-    return shelf.show(_draw(shown), "worst_pairs", caption, minimum_width=560)
+    return shelf.show(_draw(shown), "worst_pairs", caption, minimum_width=760)
 
 
 def _draw(shown: Sequence[tuple[str, PairVolumes]]) -> Figure:
@@ -123,5 +123,5 @@ def _draw(shown: Sequence[tuple[str, PairVolumes]]) -> Figure:
         show_grid(panels[3], volumes)
         for axes, column in zip(line, _COLUMNS, strict=True):
             axes.set_title(column, fontweight="normal", fontsize=8)
-        line[0].set_title(f"{name}: {view.name}, fixed", fontsize=8)
+        line[0].set_title(f"{name}\n{view.name}, fixed", fontweight="normal", fontsize=8)
     return figure

@@ -61,7 +61,7 @@ def features_section(rows: Sequence[PairRow], plans: PreprocessingPlans | None, 
             f"{name}: middle slices of the features (the paper's Figures 15 and 16). The three principal components of "
             "each kind are red, green and blue, the same for both images: what has one colour in both is seen as one."
         )
-        parts.append((name, shelf.show(_draw(maps, plans), f"features_{name}", caption, minimum_width=640)))
+        parts.append((name, shelf.show(_draw(maps, plans), f"features_{name}", caption, minimum_width=760)))
     return Section("features", "Feature maps", render("features.html.j2", parts=parts))
 
 

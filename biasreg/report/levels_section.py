@@ -74,7 +74,7 @@ def levels_section(rows: Sequence[PairRow], shelf: FigureShelf) -> Section | str
             "and of the warped labels (orange), and the deformed grid over the length of the displacement, on one "
             "scale (the paper's Figure 17)."
         )
-        parts.append((pair.name, steps, shelf.show(_draw(steps), f"levels_{pair.name}", caption, minimum_width=640)))
+        parts.append((pair.name, steps, shelf.show(_draw(steps), f"levels_{pair.name}", caption, minimum_width=760)))
     if not parts:
         return "; ".join(failures)
     return Section("levels", "Level by level", render("levels.html.j2", parts=parts, failures=failures))

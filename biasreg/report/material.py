@@ -9,8 +9,7 @@ from typing import TypeVar
 from biasreg.core.errors import BiasregError, InputError
 from biasreg.core.pairs import PairFiles, read_pairs
 from biasreg.core.paths import Roots, find_dataset
-from biasreg.core.serialization import read_record
-from biasreg.evaluation.records import DEFAULT_METHOD, IDENTITY, Evaluation, PairScores
+from biasreg.evaluation.records import DEFAULT_METHOD, IDENTITY, SCORES_SCHEMA_VERSION, Evaluation, PairScores
 from biasreg.evaluation.summary import SUMMARY_FILE
 from biasreg.inference.models import ModelRequest, TrainedModel, find_model
 from biasreg.planning.files import PLANS_FILE, read_plans, read_versioned
@@ -186,6 +185,13 @@ def _read_pairs(request: ReportRequest, reader: _Reader) -> tuple[PredictedPair,
     pairs = read_predictions(folder)
     if not pairs:
         reader.note("Registered pairs", f"{folder} holds no <pair>_warp.nii.gz")
+    unknown = [pair.name for pair in pairs if pair.record is None]
+    if unknown:
+        reader.note(
+            "Records of pairs",
+            f"{len(unknown)} of {len(pairs)} pairs have no record, or one of another version of biasreg, so that what "
+            "registered them is not known; the first is " + unknown[0],
+        )
     return pairs
 
 
@@ -200,7 +206,8 @@ def _read_evaluation(request: ReportRequest, reader: _Reader) -> Evaluation | No
             raise InputError(f"{path}: there is no such evaluation; give the output of biasreg_evaluate")
         reader.note("Results", f"{folder} holds no evaluation; run `biasreg_evaluate`, or name its folder with -e")
         return None
-    return reader.read("Results", lambda: read_record(path, Evaluation))
+    remedy = "evaluate again with biasreg_evaluate"
+    return reader.read("Results", lambda: read_versioned(Evaluation, path, SCORES_SCHEMA_VERSION, "evaluation", remedy))
 
 
 def _references(request: ReportRequest, evaluation: Evaluation | None) -> Iterator[tuple[str, PairFiles]]:

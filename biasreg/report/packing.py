@@ -21,7 +21,8 @@ MARGIN_VOXELS = 3
 LONGEST_SIDE = 128
 FIELD_SIDE = 64
 """Longest side of a stored field: it is smooth, and three numbers per voxel are dear."""
-FIELD_STEP_MM = 0.02
+FIELD_STEPS_PER_VOXEL = 20
+"""A displacement is kept to this part of the smallest voxel side: far below what can be seen."""
 LARGEST_INT16 = 32_000
 DETERMINANT_STEPS = 127
 """Steps between a determinant of 0 and of 1; 2 is the largest that is told apart, the byte 0 means folding."""
@@ -35,7 +36,7 @@ class Blob:
 
     Attributes:
         name: What it is.
-        data: Base64 of the gzipped bytes, x fastest, then y, z and component.
+        data: Base64 of the gzipped bytes: each value less the one before, wrapping; x fastest, then y, z, component.
     """
 
     name: str
@@ -74,7 +75,7 @@ def pack_pair(volumes: PairVolumes, voxels: int, longest_side: int = LONGEST_SID
     determinant = volumes.determinant[box]
     steps_mm = np.array(volumes.grid.spacing, dtype=np.float32).reshape(3, 1, 1, 1)
     field = _mean(volumes.displacement[(slice(None), *box)] * steps_mm, _shrunk_shape(shape, voxels, FIELD_SIDE))
-    step = max(FIELD_STEP_MM, float(np.abs(field).max()) / LARGEST_INT16)
+    step = max(min(volumes.grid.spacing) / FIELD_STEPS_PER_VOXEL, float(np.abs(field).max()) / LARGEST_INT16)
     blobs = [
         _blob("fixed", _quantised(_mean(volumes.fixed[box], shape), window(volumes.fixed))),
         _blob("moving", _quantised(_mean(volumes.moving[box], shape), moving_window)),
@@ -117,10 +118,8 @@ def _occupied_box(volumes: PairVolumes) -> tuple[slice, slice, slice]:
         occupied |= False if labels is None else labels > 0
     if not occupied.any():
         occupied[:] = True
-    box = [
-        slice(max(0, start - MARGIN_VOXELS), min(size, stop + MARGIN_VOXELS))
-        for (start, stop), size in zip(bounding_box(occupied), occupied.shape, strict=True)
-    ]
+    ranges = zip(bounding_box(occupied), volumes.grid.shape, strict=True)
+    box = [slice(max(0, start - MARGIN_VOXELS), min(size, stop + MARGIN_VOXELS)) for (start, stop), size in ranges]
     return box[0], box[1], box[2]
 
 
@@ -137,7 +136,7 @@ def _mean(array: NDArray, shape: Shape) -> NDArray[np.float32]:
     if array.shape[-3:] == shape:
         return np.asarray(array, dtype=np.float32)
     volume = torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
-    return F.adaptive_avg_pool3d(volume[None], shape)[0].numpy()
+    return F.adaptive_avg_pool3d(volume[None], (shape[0], shape[1], shape[2]))[0].numpy()
 
 
 def _nearest(labels: NDArray, shape: Shape) -> NDArray:
@@ -179,5 +178,6 @@ def _central(labels: NDArray | None, axis: int, size: int) -> int:
 
 def _blob(name: str, array: NDArray) -> Blob:
     components = array if array.ndim == 4 else array[None]
-    content = b"".join(component.tobytes(order="F") for component in components)
-    return Blob(name, base64.b64encode(gzip.compress(content, 9, mtime=0)).decode("ascii"))
+    values = np.concatenate([component.ravel(order="F") for component in components])
+    steps = np.diff(values, prepend=values[:1] * 0)  # neighbours are alike, and so smaller when compressed
+    return Blob(name, base64.b64encode(gzip.compress(steps.tobytes(), 9, mtime=0)).decode("ascii"))

@@ -1,12 +1,43 @@
 """The plans: what was decided, and why."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from biasreg.core.serialization import to_json
 from biasreg.planning.ablations import whole_name
-from biasreg.planning.plans import Plans
+from biasreg.planning.plans import Configuration, Plans
 from biasreg.report.page import Section, render
+
+DECIDED: Mapping[str, Callable[[Configuration], str]] = {
+    "modality": lambda made: made.preprocessing.modality,
+    "normalization": lambda made: "; ".join(
+        f"{each.scheme} {each.lower:g} to {each.upper:g}" for each in made.preprocessing.normalization
+    ),
+    "similarity": lambda made: made.training.similarity,
+    "supervision": lambda made: f"{len(made.preprocessing.label_values)} labels",
+    "prealignment": lambda made: made.preprocessing.prealignment,
+    "crop": lambda made: made.preprocessing.crop,
+    "field_of_view": lambda made: (
+        _times(
+            size * step for size, step in zip(made.preprocessing.patch_size, made.preprocessing.spacing, strict=True)
+        )
+        + " mm"
+    ),
+    "spacing": lambda made: _times(made.preprocessing.spacing) + " mm",
+    "patch_size": lambda made: _times(made.preprocessing.patch_size) + " voxels",
+    "encoder": lambda made: ", ".join(
+        (made.network.encoder.family, made.network.encoder.init, made.network.encoder.tuning)
+    ),
+    "levels": lambda made: f"{made.network.registration_levels} levels",
+    "segmentation_level": lambda made: f"level {made.network.segmentation_level}",
+    "integration": lambda made: f"{made.network.integration_steps} steps",
+    "correlation": lambda made: "levels " + (", ".join(map(str, made.network.correlation_levels)) or "none"),
+    "schedule": lambda made: f"{made.training.epochs} epochs of {made.training.iterations_per_epoch} steps",
+    "weights": lambda made: ", ".join(f"{name} {value:g}" for name, value in asdict(made.training.weights).items()),
+    "memory": lambda made: f"{made.training.batch_size} pair(s) per step",
+}
+"""What each rule decided, in words; rules that are not here state a fact alone."""
 
 
 def plans_section(plans: Plans, configuration_name: str | None) -> Section:
@@ -26,7 +57,8 @@ def plans_section(plans: Plans, configuration_name: str | None) -> Section:
         "Pairs": plans.pairing,
         "Other configurations": ", ".join(other for other in plans.configurations if other != name) or "none",
     }
-    reasons = [(rule.replace("_", " "), reason) for rule, reason in why.items()]
+    decided = {rule: decide(plans.configurations[name]) for rule, decide in DECIDED.items()}
+    reasons = [(rule.replace("_", " "), decided.get(rule, ""), reason) for rule, reason in why.items()]
     parts = {part: list(_flat(settings)) for part, settings in configuration.items()}
     return Section("plans", "Plans", render("plans.html.j2", facts=facts, reasons=reasons, parts=parts))
 
@@ -48,3 +80,7 @@ def _text(value: Any) -> str:
         return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
     words = {None: "none", True: "yes", False: "no"}
     return words[value] if value is None or isinstance(value, bool) else str(value)
+
+
+def _times(values: Iterable[float]) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)

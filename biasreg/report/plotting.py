@@ -26,6 +26,8 @@ COLOURS = ("#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00", "#0072B2")
 IDENTITY_COLOUR = "#8B929A"
 
 PAPER_DPI = 300
+PIXELS_PER_INCH = 122
+"""So that the widest figures, 9 inches, are as wide as the page."""
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -139,4 +141,5 @@ def _inline_svg(figure: Figure, salt: str) -> Markup:
     text = _SIZE.sub(r"<svg \1", text, count=1)
     text = text.replace(INK, "currentColor").replace(FAINT, "var(--line)")
     text = text.replace("<svg ", '<svg role="img" aria-hidden="true" ', 1)  # the caption says what it shows
+    text = text.replace("<svg ", f'<svg style="max-width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px" ', 1)
     return Markup(text)

@@ -88,13 +88,19 @@ def choose_pairs(rows: Sequence[PairRow], count: int) -> tuple[PairRow, ...]:
     return tuple(rows[index] for index in list(dict.fromkeys(order))[:count])
 
 
+def is_ranked(rows: Sequence[PairRow]) -> bool:
+    """Whether anything tells better pairs from worse ones."""
+    return len({row.badness for row in rows}) > 1
+
+
 def rank_word(row: PairRow, rows: Sequence[PairRow]) -> str:
-    """Say where a pair stands: `worst`, `median`, `best`, or its rank from the worst."""
+    """Say where a pair stands: `worst`, `median`, `best`, or its rank from the worst; nothing where all are alike."""
     index = list(rows).index(row)
-    if len(rows) > 1:
-        for word, place in (("worst", 0), ("best", len(rows) - 1), ("median", len(rows) // 2)):
-            if index == place:
-                return word
+    if not is_ranked(rows):
+        return ""
+    for word, place in (("worst", 0), ("best", len(rows) - 1), ("median", len(rows) // 2)):
+        if index == place:
+            return word
     return f"{index + 1} of {len(rows)} from the worst"
 
 

@@ -9,7 +9,7 @@ from biasreg.evaluation.tables import CRITERIA, DIGITS, TITLES
 from biasreg.report.material import Material
 from biasreg.report.page import Section, number, render
 from biasreg.report.plotting import FigureShelf
-from biasreg.report.ranking import PairRow
+from biasreg.report.ranking import PairRow, is_ranked
 from biasreg.report.result_plots import draw_boxes, draw_scatter, draw_strata
 
 
@@ -66,7 +66,7 @@ def results_section(material: Material, rows: Sequence[PairRow], looks: dict[str
     """
     evaluation = material.evaluation
     if evaluation is None:
-        body = render("results.html.j2", evaluation=None, rows=rows, looks=looks)
+        body = render("results.html.j2", evaluation=None, rows=rows, looks=looks, ranked=is_ranked(rows))
         return Section("results", "Results", body)
     body = render(
         "results.html.j2",
@@ -76,10 +76,12 @@ def results_section(material: Material, rows: Sequence[PairRow], looks: dict[str
         methods=list(_method_rows(evaluation)),
         figures=list(_figures(material, shelf)),
         comparisons=[_comparison_row(comparison) for comparison in evaluation.comparisons],
+        reasons=list(_untested(evaluation)),
         shared=_shared_images(evaluation),
         strata=list(_strata(evaluation, material, shelf)),
         rows=rows,
         looks=looks,
+        ranked=is_ranked(rows),
     )
     return Section("results", "Results", body)
 
@@ -123,35 +125,50 @@ def _figures(material: Material, shelf: FigureShelf) -> Iterator[str]:
                 f"{TITLES[metric]} of each structure, one box per method over all pairs (the paper's Figures 7, 9 and "
                 "11). Boxes hold the middle half, whiskers reach 1.5 times as far, points are pairs beyond."
             )
-            yield shelf.show(figure, f"boxes_{metric}", caption, minimum_width=560)
+            yield shelf.show(figure, f"boxes_{metric}", caption, minimum_width=760)
     figure = draw_scatter(material)
     if figure is not None:
         caption = (
             f"Dice of {material.method} against each other method, one point per pair (the paper's Figure 7b). Above "
             "the line, it is the better one."
         )
-        yield shelf.show(figure, "scatter_dice", caption, minimum_width=560)
+        yield shelf.show(figure, "scatter_dice", caption, minimum_width=760)
 
 
 def _comparison_row(comparison: Comparison) -> tuple[Comparison, list[Cell]]:
     digits = DIGITS[comparison.metric]
-    mean = f"{comparison.mean_difference:+.{digits}f}"
+    mean = _signed(comparison.mean_difference, digits)
     if comparison.confidence_low is not None and comparison.confidence_high is not None:
-        mean += f" [{comparison.confidence_low:+.{digits}f}, {comparison.confidence_high:+.{digits}f}]"
+        mean += f" [{_signed(comparison.confidence_low, digits)}, {_signed(comparison.confidence_high, digits)}]"
     return comparison, [
         Cell(TITLES[comparison.metric]),
         Cell(str(comparison.num_pairs), comparison.num_pairs),
         Cell(mean, comparison.mean_difference),
         Cell(f"{comparison.better} / {comparison.equal} / {comparison.worse}", comparison.better),
-        Cell(f"{comparison.effect_size:+.2f}", comparison.effect_size),
+        Cell(_signed(comparison.effect_size, 2), comparison.effect_size),
         Cell(_p_value(comparison), comparison.p_adjusted),
     ]
 
 
+def _signed(value: float, digits: int) -> str:
+    """Write a number with its sign, a true minus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def _p_value(comparison: Comparison) -> str:
     if comparison.p_adjusted is None:
-        return comparison.reason or "–"
+        return "–"
     return "< 0.001" if comparison.p_adjusted < 0.001 else f"{comparison.p_adjusted:.3f}"
+
+
+def _untested(evaluation: Evaluation) -> Iterator[str]:
+    """Say why some comparisons have no p-value."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for comparison in evaluation.comparisons:
+        if comparison.p_adjusted is None and comparison.reason is not None:
+            reasons.setdefault((TITLES[comparison.metric], comparison.reason), []).append(comparison.method)
+    for (metric, reason), methods in reasons.items():
+        yield f"No p for {metric} of {', '.join(methods)}: {reason}"
 
 
 def _shared_images(evaluation: Evaluation) -> str | None:
@@ -181,7 +198,7 @@ def _strata(evaluation: Evaluation, material: Material, shelf: FigureShelf) -> I
         yield {
             "kind": kind,
             "names": [(name, _borders(strata, name)) for name in names],
-            "figure": shelf.show(figure, f"thirds_{by}", caption, minimum_width=420),
+            "figure": shelf.show(figure, f"thirds_{by}", caption, minimum_width=560),
             "rows": list(_strata_rows(strata, names, metric)),
         }
 

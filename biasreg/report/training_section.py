@@ -20,6 +20,8 @@ from biasreg.training.observers import METRICS_FILE, EpochRecord, describe_secon
 from biasreg.training.trainer import VALIDATION_FILE
 from biasreg.training.validation import ValidationResult
 
+LEAST_FOLDING_PERCENT = 0.01  # the scale of the figure goes so far at least, or single voxels would look like many
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,7 +71,7 @@ def training_section(model: TrainedModel, shelf: FigureShelf) -> Section | str:
         "a dot at the epoch that is used; terms of the loss, unweighted, as means over the folds; share of folding "
         "voxels."
     )
-    figure = shelf.show(_draw(folds), "training", caption, minimum_width=560)
+    figure = shelf.show(_draw(folds), "training", caption, minimum_width=760)
     notices = _notices(model)
     return Section("training", "Training", render("training.html.j2", folds=folds, figure=figure, notices=notices))
 
@@ -130,6 +132,7 @@ def _draw(folds: Sequence[FoldCourse]) -> Figure:
     label_axes(dice, "Validation Dice")
     label_axes(terms, "Terms of the loss", "epoch")
     label_axes(folding, "Folding voxels, %", "epoch")
+    folding.set_ylim(0, max(LEAST_FOLDING_PERCENT, folding.get_ylim()[1]))
     if len(folds) > 1:
         loss.legend()
     if terms.lines:

@@ -13,7 +13,7 @@ from biasreg.evaluation.records import IDENTITY, LabelScore
 from biasreg.report.material import Material
 from biasreg.report.packing import LONGEST_SIDE, Blob, PackedPair, pack_pair
 from biasreg.report.page import Section, render
-from biasreg.report.ranking import PairRow, rank_word
+from biasreg.report.ranking import PairRow, is_ranked, rank_word
 from biasreg.report.volumes import pair_volumes, read_field, read_sources
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ def viewer_section(material: Material, rows: Sequence[PairRow], chosen: Sequence
     if not viewed:
         return "no pair can be shown; " + "; ".join(failures[:3])
     settings = {"pairs": metas, "colours": {name: _colour_table(map_) for name, map_ in COLOUR_MAPS.items()}}
-    body = render("viewer.html.j2", viewed=viewed, count=len(rows), failures=failures, settings=settings)
+    body = render(
+        "viewer.html.j2", viewed=viewed, count=len(rows), failures=failures, settings=settings, ranked=is_ranked(rows)
+    )
     return Section("pairs", "Look at pairs", body)
 
 

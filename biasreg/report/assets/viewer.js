@@ -179,10 +179,11 @@ function startViewer(root) {
     const d = displacementAt(pair, samplesOf(pair), x, y, z);
     const name = (volume) => (volume && volume[voxel] ? pair.meta.labels[volume[voxel] - 1].name : "none");
     const ends = [["R", "L"], ["A", "P"], ["S", "I"]];
-    const parts = d.map((value, axis) => `${Math.abs(value).toFixed(1)} ${ends[axis][value < 0 ? 1 : 0]}`);
+    const digits = Math.min(...pair.spacing) < 0.5 ? 2 : 1;
+    const parts = d.map((value, axis) => `${Math.abs(value).toFixed(digits)} ${ends[axis][value < 0 ? 1 : 0]}`);
     const folded = pair.determinant[voxel] === 0;
     const texts = {
-      displacement: `${Math.hypot(...d).toFixed(2)} mm (${parts.join(", ")})`,
+      displacement: `${Math.hypot(...d).toFixed(digits)} mm (${parts.join(", ")})`,
       determinant: folded ? "folds" : determinantOf(pair.determinant[voxel]).toFixed(2),
       labels: pair.fixed_labels ? `${name(pair.fixed_labels)} / ${name(pair.warped_labels)}` : "–",
     };

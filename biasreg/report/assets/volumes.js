@@ -28,7 +28,9 @@ async function loadPair(meta, index) {
   const names = Object.keys(kinds).filter((name) => document.getElementById(`volume-${index}-${name}`));
   await Promise.all(names.map(async (name) => {
     const text = document.getElementById(`volume-${index}-${name}`).textContent.trim();
-    pair[name] = new kinds[name](await unpack(text));
+    const values = new kinds[name](await unpack(text));
+    for (let i = 1; i < values.length; i += 1) values[i] += values[i - 1]; // kept as steps, which wrap as the values do
+    pair[name] = values;
   }));
   return pair;
 }
