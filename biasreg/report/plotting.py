@@ -59,6 +59,7 @@ _STYLE = {
 _NO_METADATA = {"Creator": None, "Date": None, "Format": None, "Type": None}
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _GROUP_ID = re.compile(r'<g id="[^"]*"')
+_ID = re.compile(r' id="([^"]*)"')
 _SIZE = re.compile(r'<svg ([^>]*?)(?:width="[^"]*" height="[^"]*"|height="[^"]*" width="[^"]*")')
 
 
@@ -137,9 +138,21 @@ def _inline_svg(figure: Figure, salt: str) -> Markup:
         figure.savefig(stream, format="svg", metadata=_NO_METADATA)
     text = stream.getvalue()
     text = _COMMENT.sub("", text[text.index("<svg") :])
-    text = _GROUP_ID.sub("<g", text)
+    text = _once(_GROUP_ID.sub("<g", text))
     text = _SIZE.sub(r"<svg \1", text, count=1)
     text = text.replace(INK, "currentColor").replace(FAINT, "var(--line)")
     text = text.replace("<svg ", '<svg role="img" aria-hidden="true" ', 1)  # the caption says what it shows
     text = text.replace("<svg ", f'<svg style="max-width: {figure.get_figwidth() * PIXELS_PER_INCH:.0f}px" ', 1)
     return Markup(text)
+
+
+def _once(text: str) -> str:
+    """Take the id from all but the first of the things that have the same one: matplotlib writes like markers twice."""
+    seen: set[str] = set()
+
+    def keep_first(match: re.Match[str]) -> str:
+        known = match[1] in seen
+        seen.add(match[1])
+        return "" if known else match[0]
+
+    return _ID.sub(keep_first, text)

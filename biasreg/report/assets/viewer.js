@@ -121,7 +121,7 @@ function startViewer(root) {
     panels.filter((panel) => !panel.element.hidden).forEach(drawPanel);
     readOut();
     root.dataset.state = "ready";
-    root.dataset.mode = state.mode;
+    root.dataset.showing = state.mode;
   }
 
   function drawPanel(panel) {
@@ -134,6 +134,7 @@ function startViewer(root) {
     const density = window.devicePixelRatio || 1;
     context.imageSmoothingEnabled = state.smooth;
     context.imageSmoothingQuality = "high";
+    context.clearRect(0, 0, canvas.width, canvas.height); // smoothing leaves the border translucent
     context.drawImage(slice, 0, 0, canvas.width, canvas.height);
     if (state.grid) {
       strokeLines(context, deformedGrid(pair, view, position), scale, { colour: "#ffffff", width: density, alpha: 0.65 });
