@@ -14,12 +14,18 @@ from biasreg.core.serialization import to_json, write_json, write_record
 from biasreg.demo.dataset import make_phantom_dataset
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
 from biasreg.evaluation.records import Evaluation, MethodSummary, Sources, Statistic
-from biasreg.inference.record import FieldQuality, PredictionRecord, Provenance
+from biasreg.inference.prediction import FieldQuality
+from biasreg.inference.record import PredictionRecord, Provenance, Settings
+from biasreg.inference.trust import Trust
+from biasreg.network.build import build_network
+from biasreg.network.checkpoint import BEST, Identity, RunSettings, capture, save_checkpoint
+from biasreg.planning.files import read_plans
 from biasreg.planning.fingerprint import extract_fingerprint
 from biasreg.planning.planner import Target, plan_experiment
 from biasreg.planning.splits import Fold
 from biasreg.preprocessing.alignment_scores import measure_alignment
 from biasreg.preprocessing.preprocess import preprocess_dataset
+from biasreg.preprocessing.reference_files import copy_reference, reference_hash
 from biasreg.preprocessing.storage import configuration_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,11 +57,12 @@ def write_predictions(folder):
             written=f"2026-01-01T00:00:0{index}+00:00",
             provenance=Provenance("a model", {}, "a device", {}),
             inputs=(),
-            save=(),
+            settings=Settings(),
             outputs=(),
             prealignment="affine",
             seconds={**SECONDS, "total": seconds},
             quality=FieldQuality(0.0, 0.1, None),
+            trust=Trust("PASS", ()),
             accuracy=None,
             notices=(),
         )
@@ -162,6 +169,29 @@ def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
     assert result["results"]["total"] == {"median": 3.0, "min": 2.0, "max": 4.0}
     assert result["machine"]["device"] == "a device"
     assert "network" in printed
+
+
+def test_a_batch_is_timed_stage_by_stage_and_its_memory_followed(run, preprocessed, tmp_path):
+    (folder,) = (tmp_path / "preprocessed").iterdir()
+    plans = read_plans(folder / "biasregPlans.json", "")
+    name = plans.default_configuration
+    configuration = plans.configurations[name]
+    model = tmp_path / "results" / folder.name / f"biasregPlans__{name}"
+    cases = configuration_folder(folder, "biasregPlans", name)
+    reference = reference_hash(cases, configuration.preprocessing)
+    identity = Identity(folder.name, "biasregPlans", name, configuration, reference, RunSettings(0, 1, 1, 0, "cases"))
+    network = build_network(configuration.network)
+    save_checkpoint(model / "fold_0" / BEST, capture(identity, {"history": [], "best": None}, network, None))
+    write_record(model / "plans.json", plans)
+    copy_reference(cases, model, configuration.preprocessing)
+    result, printed = run(
+        "predict_batch.py", tmp_path / "raw" / folder.name, "--results", tmp_path / "results", "-d", "900", "--count", 4
+    )
+    measured = result["results"]
+    assert measured["seconds_per_pair"] >= max(measured["stage_seconds_per_pair"].values())
+    assert measured["over_slowest_stage"] >= 1 >= 0.3 * measured["over_all_stages"]
+    assert measured["memory_mib"]["largest"] > 50
+    assert "over_slowest_stage" in printed
 
 
 def test_an_evaluation_is_collected_with_its_commands(run, tmp_path):

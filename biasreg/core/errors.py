@@ -27,6 +27,10 @@ class ImageError(InputError):
     """An image, label map, displacement field or point file cannot be read or is not what it should be."""
 
 
+class TransformError(ImageError):
+    """A transform can be read, but cannot be used: its form is misread by other tools, or its numbers make no sense."""
+
+
 class GeometryError(ImageError):
     """A grid's header is unusable: sheared, singular, non-finite, or at odds with another grid."""
 

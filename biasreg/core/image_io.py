@@ -167,7 +167,7 @@ def write_image(path: Path | str, array: npt.NDArray[Any], geometry: Geometry, *
         path: Ends in one of `IMAGE_ENDINGS`.
         array: (X, Y, Z); bool becomes uint8.
         geometry: The grid of `array`.
-        compression: gzip level from 0 (none) to 9.
+        compression: Level from 0 (ITK's formats: none) to 3.
 
     Raises:
         ImageError: The array does not fit the geometry, or the format cannot hold it.

@@ -1,14 +1,14 @@
 """NIfTI files through nibabel: headers to geometries, voxels in, files out."""
 
-import gzip
 import logging
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import numpy.typing as npt
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 from nibabel.wrapstruct import WrapStructError
@@ -26,6 +26,7 @@ READ_ERRORS = (
     OSError,  # not gzip, wrong checksum
     EOFError,  # gzip stream cut off
     zlib.error,  # gzip stream damaged
+    isal_zlib.error,
     ValueError,  # fewer bytes than the header promises
     OverflowError,  # absurd sizes in the header
     MemoryError,
@@ -49,6 +50,19 @@ A qform keeps three float32 numbers of a unit quaternion; the fourth, a square r
 
 _SPATIAL_UNITS = {0: "unknown", 1: "metres", 2: "mm", 3: "micrometres"}
 """The lowest three bits of xyzt_units."""
+
+
+UNKNOWN_UNIT = 0
+_TIME_UNIT_BITS = 0x38
+"""Of xyzt_units."""
+
+
+class TimeAxis(NamedTuple):
+    """What a header says of the fourth axis: distance of volumes, place of the first one, NIfTI's code of the unit."""
+
+    step: float
+    start: float
+    unit: int
 
 
 def load(path: Path) -> Any:
@@ -83,7 +97,7 @@ def read_voxels(path: Path, image: Any) -> npt.NDArray[Any]:
     try:
         if path.name.lower().endswith(".gz"):
             # The whole stream is read first, because only its end holds the checksum.
-            image = type(image).from_bytes(gzip.decompress(path.read_bytes()))
+            image = type(image).from_bytes(igzip.decompress(path.read_bytes()))
         return np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         reason = _one_line(error)
@@ -118,8 +132,21 @@ def geometry_of(path: Path, image: Any) -> Geometry:
     return geometry
 
 
+def time_axis_of(image: Any) -> TimeAxis:
+    """Return what the header of an opened file says of its fourth axis."""
+    header = image.header
+    unit = int(header["xyzt_units"]) & _TIME_UNIT_BITS
+    return TimeAxis(float(header["pixdim"][4]), float(header["toffset"]), unit)
+
+
 def save(
-    path: Path, array: npt.NDArray[Any], geometry: Geometry, *, compression: int = 1, intent: str | None = None
+    path: Path,
+    array: npt.NDArray[Any],
+    geometry: Geometry,
+    *,
+    compression: int = 1,
+    intent: str | None = None,
+    time: TimeAxis | None = None,
 ) -> None:
     """Write an array as NIfTI, atomically, with sform and qform (code 1) in mm.
 
@@ -127,8 +154,9 @@ def save(
         path: Ends in `.nii.gz` or `.nii`.
         array: (X, Y, Z) or with further axes; its type is kept (bool becomes uint8).
         geometry: Grid of the first three axes.
-        compression: gzip level from 0 to 9.
+        compression: Level of ISA-L's gzip, 0 (fastest) to 3.
         intent: NIfTI intent name, for example `vector`.
+        time: What lies along the fourth axis.
 
     Raises:
         ImageError: NIfTI has no such voxel type.
@@ -143,6 +171,9 @@ def save(
     image.set_qform(geometry.affine, code=1)
     if intent is not None:
         image.header.set_intent(intent)
+    if time is not None:
+        image.header["pixdim"][4], image.header["toffset"] = time.step, time.start
+        image.header["xyzt_units"] = (int(image.header["xyzt_units"]) & ~_TIME_UNIT_BITS) | time.unit
     with atomic_write(path) as temporary:
         if not path.name.lower().endswith(".gz"):
             with temporary.open("wb") as file:
@@ -151,7 +182,7 @@ def save(
         # No name and no time in the gzip header: the same image gives the same bytes.
         with (
             temporary.open("wb") as raw,
-            gzip.GzipFile(filename="", mode="wb", compresslevel=compression, fileobj=raw, mtime=0) as file,
+            igzip.IGzipFile(filename="", mode="wb", compresslevel=compression, fileobj=raw, mtime=0) as file,
         ):
             image.to_stream(file)
 

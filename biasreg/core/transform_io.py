@@ -13,15 +13,17 @@ import numpy.typing as npt
 import SimpleITK
 
 from biasreg.core import itk, nifti
-from biasreg.core.errors import ImageError
+from biasreg.core.errors import ImageError, TransformError
 from biasreg.core.geometry import Geometry, ras_to_lps
 from biasreg.core.image_io import strip_ending
 from biasreg.core.paths import check_readable
 from biasreg.core.serialization import atomic_write
 
 __all__ = [
+    "linear_matrix",
     "ras_to_lps",
     "read_displacement",
+    "read_itk_transform",
     "read_linear_transform",
     "write_composite_transform",
     "write_displacement",
@@ -32,7 +34,7 @@ VECTOR_INTENT = 1007
 """NIFTI_INTENT_VECTOR. ITK takes the components as they are; those of 1006 (DISPVECT) it would turn around."""
 
 LINEAR_ENDINGS = (".tfm", ".txt", ".mat", ".h5")
-"""Of ITK's linear transforms; the first two are text."""
+"""Of ITK's transforms, but for fields kept as images; the first two are text."""
 
 SINGULAR_FACTOR = 1e-3
 """A linear transform that shrinks a metre to less than a millimetre along some direction counts as singular."""
@@ -146,6 +148,27 @@ def read_linear_transform(path: Path | str) -> npt.NDArray[np.float64]:
             dimensions, not finite, singular or mirroring.
     """
     file = Path(path)
+    transform = read_itk_transform(file)
+    _check_linear(file, transform)
+    if file.stat().st_size > _LARGEST_LINEAR_BYTES:
+        raise ImageError(f"{file}: is larger than any linear transform; give the linear part alone")
+    return linear_matrix(file, transform)
+
+
+def read_itk_transform(path: Path | str) -> Any:
+    """Read a transform of three dimensions by ITK, whole.
+
+    Args:
+        path: Ends in one of `LINEAR_ENDINGS`; what it holds need not be linear.
+
+    Returns:
+        The `SimpleITK.Transform`; points are in LPS mm.
+
+    Raises:
+        ImageError: The file cannot be read, is damaged, or holds several transforms side by side, or one of two
+            dimensions.
+    """
+    file = Path(path)
     check_readable(file)
     if not file.name.lower().endswith(LINEAR_ENDINGS):
         raise ImageError(f"{file}: a linear transform ends in {', '.join(LINEAR_ENDINGS)}; write it with ANTs or ITK")
@@ -153,16 +176,45 @@ def read_linear_transform(path: Path | str) -> npt.NDArray[np.float64]:
         transform = SimpleITK.ReadTransform(str(file))
     except RuntimeError as error:
         raise ImageError(
-            f"{file}: is no transform that ITK reads ({itk.reason(error)}); write it with ANTs or ITK, or convert it"
+            f"{file}: is damaged, or no transform that ITK reads ({itk.reason(error)}); write it with ANTs or ITK, or "
+            "convert it"
         ) from error
-    _check_linear(file, transform)
+    if transform.GetDimension() != 3:
+        raise ImageError(f"{file}: is a transform of {transform.GetDimension()} dimensions; 3 are needed")
     _check_whole(file)
-    return _matrix_of(file, transform)
+    return transform
+
+
+def linear_matrix(path: Path, transform: Any) -> npt.NDArray[np.float64]:
+    """Read the matrix off the action of a linear `SimpleITK.Transform` on four points, LPS made RAS.
+
+    Returns:
+        (4, 4) matrix, RAS mm.
+
+    Raises:
+        TransformError: It is not finite, singular or mirroring.
+    """
+    points = [np.zeros(3), *np.eye(3)]
+    found = np.array([transform.TransformPoint(point) for point in ras_to_lps(points).tolist()])
+    if not np.isfinite(found).all():
+        raise TransformError(f"{path}: holds numbers that are NaN or infinite; write it again")
+    origin, *images = found
+    matrix = np.eye(4)
+    matrix[:3, :3] = ras_to_lps(np.stack(images) - origin).T
+    matrix[:3, 3] = ras_to_lps(origin)
+    smallest = float(np.linalg.svd(matrix[:3, :3], compute_uv=False)[-1])
+    if smallest < SINGULAR_FACTOR:
+        raise TransformError(
+            f"{path}: is singular (it shrinks a direction to {smallest:.3g} of its length); make it anew"
+        )
+    if (volume := float(np.linalg.det(matrix[:3, :3]))) < 0:
+        raise TransformError(
+            f"{path}: mirrors the image (determinant {volume:.3g}), which no anatomy does; make it anew"
+        )
+    return matrix
 
 
 def _check_linear(path: Path, transform: Any) -> None:
-    if transform.GetDimension() != 3:
-        raise ImageError(f"{path}: is a transform of {transform.GetDimension()} dimensions; 3 are needed")
     if not transform.IsLinear():
         composite = transform.GetTransformEnum() == SimpleITK.sitkComposite
         parts = SimpleITK.CompositeTransform(transform) if composite else None
@@ -176,8 +228,6 @@ def _check_linear(path: Path, transform: Any) -> None:
 
 def _check_whole(path: Path) -> None:
     """Refuse what ITK reads in part without a word: a list of transforms, or one without its numbers."""
-    if path.stat().st_size > _LARGEST_LINEAR_BYTES:
-        raise ImageError(f"{path}: is larger than any linear transform; give the linear part alone")
     content = path.read_bytes()
     names = [match[1].decode("ascii") for match in _TYPE_NAME.finditer(content)]
     if len(names) > 1 and names[0] != "CompositeTransform":
@@ -191,34 +241,18 @@ def _check_whole(path: Path) -> None:
             raise ImageError(f"{path}: is cut off (a transform has no parameters); write it again")
 
 
-def _matrix_of(path: Path, transform: Any) -> npt.NDArray[np.float64]:
-    """Read the matrix off the transform's action on four points, LPS made RAS."""
-    points = [np.zeros(3), *np.eye(3)]
-    found = np.array([transform.TransformPoint(point) for point in ras_to_lps(points).tolist()])
-    if not np.isfinite(found).all():
-        raise ImageError(f"{path}: holds numbers that are NaN or infinite; write it again")
-    origin, *images = found
-    matrix = np.eye(4)
-    matrix[:3, :3] = ras_to_lps(np.stack(images) - origin).T
-    matrix[:3, 3] = ras_to_lps(origin)
-    smallest = float(np.linalg.svd(matrix[:3, :3], compute_uv=False)[-1])
-    if smallest < SINGULAR_FACTOR:
-        raise ImageError(f"{path}: is singular (it shrinks a direction to {smallest:.3g} of its length); make it anew")
-    if (volume := float(np.linalg.det(matrix[:3, :3]))) < 0:
-        raise ImageError(f"{path}: mirrors the image (determinant {volume:.3g}), which no anatomy does; make it anew")
-    return matrix
-
-
 def _read_nifti(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     image = nifti.load(path)
     shape, intent = tuple(image.shape), int(image.header["intent_code"])
     if len(shape) != 5 or shape[3:] != (1, 3):
-        raise ImageError(
+        raise TransformError(
             f"{path}: a displacement field is 5-D (X, Y, Z, 1, 3), but this file is {len(shape)}-D {shape};"
             f" {_AS_WRITTEN}"
         )
     if intent != VECTOR_INTENT:
-        raise ImageError(f"{path}: a displacement field has intent 1007 (vector), but this has {intent}; {_AS_WRITTEN}")
+        raise TransformError(
+            f"{path}: a displacement field has intent 1007 (vector), but this has {intent}; {_AS_WRITTEN}"
+        )
     geometry = nifti.geometry_of(path, image)
     return nifti.read_voxels(path, image)[:, :, :, 0, :], geometry
 
@@ -227,7 +261,7 @@ def _read_itk(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     reader = itk.read_information(path)
     dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
     if (dimension, components) != (3, 3):
-        raise ImageError(
+        raise TransformError(
             f"{path}: a displacement field is a 3-D image with 3 components per voxel, but this is {dimension}-D with"
             f" {components}; write it as a vector image in LPS mm, as ITK does"
         )
@@ -247,4 +281,4 @@ def _check_field(path: Path, displacement: npt.NDArray[Any], geometry: Geometry)
     finite = np.isfinite(displacement).all(axis=-1)
     if not finite.all():
         place = tuple(int(index) for index in np.argwhere(~finite)[0])
-        raise ImageError(f"{path}: {int((~finite).sum())} displacements are NaN or infinite, the first at {place}")
+        raise TransformError(f"{path}: {int((~finite).sum())} displacements are NaN or infinite, the first at {place}")

@@ -78,8 +78,8 @@ class Panel(NamedTuple):
         self.axes.set_ylim(extent[2], extent[3])
 
 
-class _Volumes(NamedTuple):
-    """Everything that one picture shows, each (X, Y, Z) but the displacement (3, X, Y, Z)."""
+class Volumes(NamedTuple):
+    """What a picture shows, each (X, Y, Z) but the displacement (3, X, Y, Z); None is not shown."""
 
     fixed: NDArray
     moving: NDArray
@@ -88,6 +88,7 @@ class _Volumes(NamedTuple):
     determinant: NDArray
     fixed_labels: NDArray | None
     warped_labels: NDArray | None
+    moving_labels: NDArray | None = None
 
 
 def pair_figure(  # noqa: PLR0913  one argument for each thing shown
@@ -124,11 +125,13 @@ def pair_figure(  # noqa: PLR0913  one argument for each thing shown
     Raises:
         ValueError: The arrays are not all on one grid.
     """
-    volumes = _Volumes(fixed, moving, warped, displacement_voxels, determinant, fixed_labels, warped_labels)
+    volumes = Volumes(fixed, moving, warped, displacement_voxels, determinant, fixed_labels, warped_labels)
     _check_shapes(volumes)
     figure = Figure(layout="constrained", dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    panels = _lay_out(figure, volumes, tuple(float(size) for size in spacing))
+    panels = lay_out(figure, volumes, tuple(float(size) for size in spacing), COLUMNS)
+    for row in panels:
+        _mark_sides(row[0])
     _draw_images(panels, volumes)
     _draw_overlays([row[3] for row in panels], volumes)
     _draw_displacement(figure, [row[4] for row in panels], volumes)
@@ -139,7 +142,7 @@ def pair_figure(  # noqa: PLR0913  one argument for each thing shown
         figure.savefig(temporary, format="png")
 
 
-def _check_shapes(volumes: _Volumes) -> None:
+def _check_shapes(volumes: Volumes) -> None:
     shape = volumes.fixed.shape
     for name, array in volumes._asdict().items():
         expected = (3, *shape) if name == "displacement" else shape
@@ -147,29 +150,36 @@ def _check_shapes(volumes: _Volumes) -> None:
             raise ValueError(f"{name} has shape {array.shape}, expected {expected} as the fixed image has {shape}")
 
 
-def _lay_out(figure: Figure, volumes: _Volumes, spacing: tuple[float, ...]) -> list[list[Panel]]:
-    """Make the panels, rows as high as their slices are in mm."""
+def lay_out(figure: Figure, volumes: Volumes, spacing: tuple[float, ...], columns: Sequence[str]) -> list[list[Panel]]:
+    """Make the panels: a row for each view, as high as its slices are in mm, through the middle of the anatomy.
+
+    Args:
+        figure: Empty; its size is set.
+        volumes: What will be shown.
+        spacing: Voxel size in mm along X, Y, Z.
+        columns: Titles.
+
+    Returns:
+        Panels by row and column, without ticks.
+    """
     size_mm = [count * step for count, step in zip(volumes.fixed.shape, spacing, strict=True)]
     heights = [size_mm[view.vertical] for view in VIEWS]
     widest = max(size_mm[view.horizontal] for view in VIEWS)
     height_inches = PANEL_INCHES * sum(heights) / widest
-    figure.set_size_inches(PANEL_INCHES * len(COLUMNS), height_inches + 1.1)  # 1.1: title and colour bars
-    grid = figure.subplots(len(VIEWS), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights})
+    figure.set_size_inches(PANEL_INCHES * len(columns), height_inches + 1.1)  # 1.1: title and colour bars
+    grid = figure.subplots(len(VIEWS), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     centre = _centre(volumes)
-    panels = [
-        [Panel(axes, view, centre[view.cut], spacing) for axes in row] for view, row in zip(VIEWS, grid, strict=True)
-    ]
-    for axes, name in zip(grid[0], COLUMNS, strict=True):
+    for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=9)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
-    for row in panels:
-        _mark_sides(row[0])
-    return panels
+    return [
+        [Panel(axes, view, centre[view.cut], spacing) for axes in row] for view, row in zip(VIEWS, grid, strict=True)
+    ]
 
 
-def _centre(volumes: _Volumes) -> tuple[int, ...]:
+def _centre(volumes: Volumes) -> tuple[int, ...]:
     """Voxel that the slices go through."""
     if volumes.fixed_labels is not None and volumes.fixed_labels.any():
         inside = np.nonzero(volumes.fixed_labels)
@@ -192,7 +202,7 @@ def _mark_sides(panel: Panel) -> None:
         )
 
 
-def _draw_images(panels: list[list[Panel]], volumes: _Volumes) -> None:
+def _draw_images(panels: list[list[Panel]], volumes: Volumes) -> None:
     """Draw fixed, moving and warped; the last two share their window."""
     moving_window = _window(volumes.moving)
     columns = (
@@ -210,7 +220,7 @@ def _window(volume: NDArray) -> Normalize:
     return Normalize(float(lower), float(upper) if upper > lower else float(lower) + 1.0, clip=True)
 
 
-def _draw_overlays(panels: Sequence[Panel], volumes: _Volumes) -> None:
+def _draw_overlays(panels: Sequence[Panel], volumes: Volumes) -> None:
     fixed_norm, warped_norm = _window(volumes.fixed), _window(volumes.moving)
     has_labels = volumes.fixed_labels is not None or volumes.warped_labels is not None
     for panel in panels:
@@ -247,7 +257,7 @@ def draw_contours(panel: Panel, labels: NDArray | None, colour: str) -> None:
             panel.axes.contour(x, y, inside.astype(np.float32), levels=[0.5], colors=[colour], linewidths=0.8)
 
 
-def _draw_displacement(figure: Figure, panels: Sequence[Panel], volumes: _Volumes) -> None:
+def _draw_displacement(figure: Figure, panels: Sequence[Panel], volumes: Volumes) -> None:
     spacing = np.asarray(panels[0].spacing, dtype=np.float32)
     length_mm = np.sqrt(np.tensordot(spacing**2, np.square(volumes.displacement, dtype=np.float32), axes=(0, 0)))
     largest = max(float(panel.cut_out(length_mm).max()) for panel in panels)
@@ -279,7 +289,7 @@ def deformed_grid(panel: Panel, displacement: NDArray) -> Iterator[NDArray]:
     yield from points[:, :: max(1, round(distance / across))].swapaxes(0, 1)
 
 
-def _draw_determinant(figure: Figure, panels: Sequence[Panel], volumes: _Volumes) -> None:
+def _draw_determinant(figure: Figure, panels: Sequence[Panel], volumes: Volumes) -> None:
     norm, colours = CenteredNorm(vcenter=1.0, halfrange=1.0), colormaps["PuOr"]
     for panel in panels:
         plane = panel.cut_out(volumes.determinant)

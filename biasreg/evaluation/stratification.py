@@ -3,7 +3,7 @@
 Source: Figs. 13 and 14 of BIASNet, Medical Image Analysis 2025, 103913.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 
 from biasreg.evaluation.comparison import HIGHER_IS_BETTER, MIN_PAIRS
@@ -11,6 +11,7 @@ from biasreg.evaluation.records import IDENTITY, PairScores, Statistic, Stratum,
 
 THIRDS = ("small", "medium", "large")
 UNUSUAL_STDS = 2.0  # a label's Dice so many standard deviations below its mean is named
+NAMED_LABELS = 3
 REASONS = {
     "initial_dice": "large initial misalignment",
     "initial_tre_mm": "large initial misalignment",
@@ -51,14 +52,16 @@ def thirds_of(values: Mapping[str, float], large_is_low: bool = False) -> dict[s
         large_is_low: Whether the last third is that of the lowest values.
 
     Returns:
-        0, 1 or 2 by pair, equal values in the same third (the lowest of those that they would spread over); empty for
-        fewer than 6 pairs or one value alone.
+        0, 1 or 2 by pair, equal values in the same third (the one of the middle of their ranks); empty for fewer than 6
+        pairs or one value alone.
     """
     if len(values) < MIN_PAIRS or len(set(values.values())) == 1:
         return {}
     signed = {pair: -value if large_is_low else value for pair, value in values.items()}
     ordered = sorted(signed.values())
-    return {pair: 3 * bisect_left(ordered, value) // len(ordered) for pair, value in signed.items()}
+    count = len(ordered)
+    middle = {pair: bisect_left(ordered, key) + bisect_right(ordered, key) for pair, key in signed.items()}  # twice it
+    return {pair: 3 * twice // (2 * count) for pair, twice in middle.items()}
 
 
 def worst_cases(pairs: Sequence[PairScores], method: str, count: int) -> tuple[WorstCase, ...]:
@@ -169,12 +172,19 @@ def _usual_dice(scores: Sequence[PairScores]) -> dict[int, Statistic]:
 
 def _label_reasons(score: PairScores, usual: Mapping[int, Statistic]) -> Iterator[str]:
     """Name the labels that were lost, and those that lie far worse than they do in the method's other pairs."""
-    for label in score.labels:
-        if label.dice is not None and label.hd95_mm is None:
-            yield f"nothing of {label.name} is left after warping"
-        elif (
-            label.dice is not None
-            and (others := usual.get(label.value)) is not None
-            and label.dice < others.mean - UNUSUAL_STDS * others.std
-        ):
-            yield f"{label.name} unusually low, Dice {label.dice:.3f}"
+    measured = [(label, label.dice) for label in score.labels if label.dice is not None]
+    lost = [label.name for label, _ in measured if label.hd95_mm is None]
+    if lost:
+        yield f"nothing left after warping: {_first(lost)}"
+    unusual = []
+    for label, dice in measured:
+        others = usual.get(label.value)
+        if label.name not in lost and others is not None and dice < others.mean - UNUSUAL_STDS * others.std:
+            unusual.append(((dice - others.mean) / others.std, f"{label.name} {dice:.3f}"))
+    if unusual:
+        yield f"unusually low Dice: {_first([text for _, text in sorted(unusual)])}"
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - NAMED_LABELS
+    return ", ".join(names[:NAMED_LABELS]) + (f" and {more} more" if more > 0 else "")

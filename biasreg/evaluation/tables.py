@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from biasreg.evaluation.comparison import METRICS, MIN_PAIRS
+from biasreg.evaluation.comparison import FEW_IMAGES, METRICS, MIN_PAIRS
 from biasreg.evaluation.records import (
     IDENTITY,
     Comparison,
@@ -102,13 +102,20 @@ def _comparison_table(evaluation: Evaluation) -> str:
     table = _align(
         rows, f"compared with {reference}, pair by pair (difference: method - {reference}; effect > 0: better)"
     )
+    return table + _shared_images(comparisons)
+
+
+def _shared_images(comparisons: Sequence[Comparison]) -> str:
+    """Say what pairs that share images do to the numbers; nothing where they share none."""
     shared = max(comparisons, key=lambda one: 2 * one.num_pairs - one.num_images, default=None)
-    if shared is not None and shared.num_images < 2 * shared.num_pairs:
-        table += (
-            f"The {shared.num_pairs} pairs are made of {shared.num_images} images: p takes pairs as independent and is "
-            "too small; the intervals allow for it.\n"
-        )
-    return table
+    if shared is None or shared.num_images == 2 * shared.num_pairs:
+        return ""
+    few = shared.num_images < FEW_IMAGES
+    intervals = "allow for it, but so few images make them too narrow" if few else "allow for it"
+    return (
+        f"The {shared.num_pairs} pairs are made of {shared.num_images} images: p takes pairs as independent and is too "
+        f"small; the intervals {intervals}.\n"
+    )
 
 
 def _difference(comparison: Comparison) -> str:

@@ -1,28 +1,130 @@
-"""Several networks, one field."""
+"""Several networks and several views of a pair, one field."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.device import autocast
+from biasreg.spatial.displacement import resize
 
 
-@torch.inference_mode()
-def ensemble_displacement(networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor) -> Tensor:
-    """Average the displacement fields of the networks.
+@dataclass(frozen=True)
+class Views:
+    """What the networks are shown, and what is kept of their answers besides the field.
+
+    Attributes:
+        mirror_axes: Axes out of 0, 1, 2 along which both images are mirrored, in all combinations.
+        levels: Keep the field after each level of progressive registration.
+        semantics: Keep the segmentation of both images.
+        one_at_a_time: A network leaves the device again after its turn.
+    """
+
+    mirror_axes: tuple[int, ...] = ()
+    levels: bool = False
+    semantics: bool = False
+    one_at_a_time: bool = False
+
+    @property
+    def mirrorings(self) -> list[tuple[int, ...]]:
+        """All subsets of the axes, none of them first."""
+        counts = range(len(self.mirror_axes) + 1)
+        return [axes for count in counts for axes in itertools.combinations(self.mirror_axes, count)]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What the members say about a pair; a member is one network that sees the pair mirrored in one way.
+
+    Attributes:
+        displacement: (1, 3, X, Y, Z) float32 in voxels, the mean.
+        variance: (3, X, Y, Z) in voxels², variance of each component among the members; None of one member alone.
+        levels: Mean field after each level, finest first, each (1, 3, X, Y, Z) in voxels of the finest; () if not kept.
+        semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X, Y, Z); None if
+            not kept, or where the networks segment nothing.
+    """
+
+    displacement: Tensor
+    variance: Tensor | None
+    levels: tuple[Tensor, ...] = ()
+    semantics: tuple[Tensor, Tensor] | None = None
+
+
+@torch.no_grad()
+def ensemble(networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: Views) -> Ensemble:
+    """Average what the members say.
+
+    A field that was found between mirrored images is mirrored back, and its component along each mirrored axis changes
+    its sign.
 
     Args:
-        networks: At least one network, in evaluation mode.
+        networks: At least one network, in evaluation mode; each is brought to the images' device.
         moving: (1, C, X, Y, Z) in [0, 1].
         fixed: (1, C, X, Y, Z) in [0, 1].
+        views: What they are shown, and what is kept.
 
     Returns:
-        (1, 3, X, Y, Z) float32, in voxels.
+        The mean, and how far the members lie apart.
     """
-    total = torch.zeros((1, 3, *fixed.shape[2:]), device=fixed.device)
+    answers = _answers(networks, moving, fixed, views)
+    levels, semantics = next(answers)
+    squares, count = levels[0].square(), 1
+    for more_levels, more_semantics in answers:
+        squares += more_levels[0].square()
+        levels = [total + level for total, level in zip(levels, more_levels, strict=True)]
+        semantics = [total + part for total, part in zip(semantics, more_semantics, strict=True)]
+        count += 1
+    levels, semantics = [level / count for level in levels], [part / count for part in semantics]
+    variance = (squares / count - levels[0].square()).clamp(min=0.0)[0] if count > 1 else None
+    return Ensemble(
+        displacement=levels[0],
+        variance=variance,
+        levels=tuple(levels) if views.levels else (),
+        semantics=(semantics[0], semantics[1]) if semantics else None,
+    )
+
+
+def _answers(
+    networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: Views
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Yield each member's fields, finest level first, and probabilities, seen as if nothing were mirrored."""
     for network in networks:
-        with autocast(fixed.device):
-            total += network(moving, fixed).displacement.float()
-    return total / len(networks)
+        network.to(fixed.device)
+        for axes in views.mirrorings:
+            mirrored = [axis + 2 for axis in axes]
+            with autocast(fixed.device):
+                output = network(moving.flip(mirrored), fixed.flip(mirrored))
+            fields = output.fields if views.levels else (output.displacement,)
+            logits = [output.moving_logits, output.fixed_logits] if views.semantics else []
+            yield (
+                [mirror_field(resize(field.float(), fixed.shape[2:]), axes) for field in fields],
+                [_probabilities(each, fixed.shape[2:]).flip(mirrored) for each in logits if each is not None],
+            )
+        if views.one_at_a_time:
+            network.to("cpu")
+
+
+def mirror_field(displacement: Tensor, axes: Sequence[int]) -> Tensor:
+    """Mirror a displacement along axes: its values change places, and its components along these axes their sign.
+
+    Args:
+        displacement: (B, 3, X, Y, Z).
+        axes: Out of 0, 1, 2.
+
+    Returns:
+        The same shape; mirroring twice gives the displacement back.
+    """
+    signs = displacement.new_tensor([-1.0 if axis in axes else 1.0 for axis in range(3)])
+    return displacement.flip([axis + 2 for axis in axes]) * signs.view(1, 3, 1, 1, 1)
+
+
+def _probabilities(logits: Tensor, shape: Sequence[int]) -> Tensor:
+    """Turn logits of a coarser grid into probabilities of the foreground labels on the finest one."""
+    probabilities = logits.float().softmax(dim=1)[:, 1:]
+    if tuple(shape) == tuple(logits.shape[2:]):
+        return probabilities
+    return F.interpolate(probabilities, size=tuple(shape), mode="trilinear", align_corners=False)

@@ -31,6 +31,9 @@ class ModelRequest:
     folds: tuple[str, ...] | None = None
 
 
+ONLY_MODEL = ModelRequest()
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained model on disk.

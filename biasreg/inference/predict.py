@@ -2,39 +2,35 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from biasreg.core.errors import BiasregError, PredictionError
-from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_channels
 from biasreg.core.pairs import PairFiles, read_pairs
 from biasreg.core.paths import check_writable
 from biasreg.core.serialization import write_record
-from biasreg.core.transform_io import read_linear_transform
-from biasreg.evaluation.metrics import dice_per_label, field_metrics
-from biasreg.evaluation.reference_data import read_label_map
+from biasreg.inference.estimation import EXTRAS, EstimatedPair, RegistrationOptions
 from biasreg.inference.export import OutputFiles, check_save, write_labels, write_prediction
 from biasreg.inference.models import TrainedModel
-from biasreg.inference.predictor import Prediction, Predictor, timed
+from biasreg.inference.pair_images import PairImages, measure_accuracy, read_pair_images, warp_moving_labels
+from biasreg.inference.predictor import Predictor
+from biasreg.inference.preparation import PreparedPair
 from biasreg.inference.record import (
     GIVEN,
-    Accuracy,
-    FieldQuality,
     PredictionRecord,
     Provenance,
+    Settings,
     describe_inputs,
     describe_run,
     now,
 )
+from biasreg.inference.stages import overlapped, timed
 from biasreg.inference.staging import read_earlier_record, record_path, staged
-from biasreg.spatial.native import warp_label_map
 
 logger = logging.getLogger(__name__)
 
@@ -49,35 +45,110 @@ class PredictOptions:
     Attributes:
         save: Further outputs out of `export.SAVE_CHOICES`.
         overwrite: Register pairs again whose results are already there.
+        mirror_axes: As in `RegistrationOptions`.
+        refine_steps: As in `RegistrationOptions`.
+        compressed: Write images as `.nii.gz`, not `.nii`.
+        part: Number of this part of the batch, from 0, and the number of parts.
+        workers: Threads that prepare pairs, and that finish and write them.
     """
 
     save: tuple[str, ...] = ()
     overwrite: bool = True
+    mirror_axes: tuple[int, ...] = ()
+    refine_steps: int = 0
+    compressed: bool = True
+    part: tuple[int, int] = (0, 1)
+    workers: tuple[int, int] = (1, 1)
+
+    @property
+    def registration(self) -> RegistrationOptions:
+        """What of this the predictor has to know."""
+        extras = tuple(name for name in EXTRAS if name in self.save)
+        return RegistrationOptions(self.mirror_axes, self.refine_steps, extras)
 
 
 @dataclass(frozen=True)
-class PairImages:
-    """A pair in memory.
+class _Work:
+    """A pair on its way through the stages; `seconds` counts what was spent on it alone."""
 
-    Attributes:
-        moving: The moving image, one `Image` per channel.
-        fixed: The fixed image, one `Image` per channel.
-        moving_labels: Label map on the moving grid.
-        fixed_labels: Label map on the fixed grid.
-        initial: (4, 4) matrix from fixed to moving points, RAS mm, that replaces the pre-alignment, if any.
-    """
+    pair: PairFiles
+    images: PairImages
+    prepared: PreparedPair
+    estimated: EstimatedPair | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
-    moving: tuple[Image, ...]
-    fixed: tuple[Image, ...]
-    moving_labels: Image | None
-    fixed_labels: Image | None
-    initial: NDArray[np.float64] | None = None
+
+class _Batch:
+    """The three stages of a pair, from its files to its files; None passes through for pairs that are kept."""
+
+    def __init__(self, predictor: Predictor, output: Path, options: PredictOptions, provenance: Provenance) -> None:
+        self.predictor = predictor
+        self.output = output
+        self.options = options
+        self.provenance = provenance
+
+    def read(self, pair: PairFiles) -> _Work | None:
+        """Read a pair and bring it into the canonical frame."""
+        if not self.options.overwrite and _is_registered(pair, self.output, self.options, self.provenance):
+            return None
+        start, seconds = time.perf_counter(), dict[str, float]()
+        with timed(seconds, "read"):
+            images = read_pair_images(pair)
+        check_save(pair.identifier, images.moving[0].geometry, images.fixed[0].geometry, self.options.save)
+        prepared = self.predictor.prepare(images.moving, images.fixed, images.initial)
+        return _Work(pair, images, prepared, None, seconds | {"total": time.perf_counter() - start})
+
+    def register(self, work: _Work | None) -> _Work | None:
+        """Find the field."""
+        if work is None:
+            return None
+        start = time.perf_counter()
+        estimated = self.predictor.estimate(work.prepared)
+        total = work.seconds["total"] + time.perf_counter() - start
+        return _Work(work.pair, work.images, work.prepared, estimated, work.seconds | {"total": total})
+
+    def write(self, work: _Work | None) -> PredictionRecord | None:
+        """Bring the field to the native grids and write everything."""
+        if work is None:
+            return None
+        assert work.estimated is not None  # `register` has come before
+        start, name, images = time.perf_counter(), work.pair.identifier, work.images
+        prediction = self.predictor.finish(work.prepared, work.estimated)
+        seconds = work.seconds | prediction.seconds
+        with timed(seconds, "labels"):
+            warped_labels = warp_moving_labels(images, prediction)
+            accuracy = measure_accuracy(images, warped_labels)
+        with staged(self.output, name) as folder:
+            with timed(seconds, "write"):
+                files = OutputFiles(folder, name, ".nii.gz" if self.options.compressed else ".nii")
+                write_prediction(files, prediction, self.options.save)
+                if warped_labels is not None:
+                    write_labels(files, warped_labels, prediction.fixed)
+            seconds["total"] = round(work.seconds["total"] + time.perf_counter() - start, 4)
+            record = PredictionRecord(
+                pair=name,
+                written=now(),
+                provenance=self.provenance,
+                inputs=describe_inputs(work.pair),
+                settings=_settings(self.options),
+                outputs=tuple(sorted(path.name for path in folder.iterdir())),
+                prealignment=self.predictor.frames.plans.prealignment if images.initial is None else GIVEN,
+                seconds=seconds,
+                quality=prediction.quality,
+                trust=prediction.trust,
+                accuracy=accuracy,
+                notices=prediction.notices,
+            )
+            write_record(record_path(folder, name), record)
+        return record
 
 
 def predict_pairs(
     source: Path, output: Path, model: TrainedModel, device: torch.device, options: PredictOptions
 ) -> dict[str, str]:
     """Register all pairs of a folder or list; a pair that fails does not stop the others and leaves no files.
+
+    Reading, registering and writing of different pairs overlap.
 
     Args:
         source: The pairs: a folder, a list, or a raw dataset with test pairs (see `core.pairs`).
@@ -91,28 +162,31 @@ def predict_pairs(
 
     Raises:
         DatasetError: If no complete pairs are found.
-        InputError: If the model cannot be loaded or the output folder cannot be written to.
+        InputError: If the model cannot be loaded or give what is asked for, or the output folder cannot be written to.
     """
     check_writable(output, "choose another folder with -o")
     found = read_pairs(source)
-    predictor = Predictor.from_model(model, device)
+    predictor = Predictor.from_model(model, device, options.registration)
     provenance = describe_run(model, device)
     output.mkdir(parents=True, exist_ok=True)
-    logger.info("registering %d pair(s) with %s on %s", len(found.pairs), model.name, device)
+    number, parts = options.part
+    pairs = found.pairs[number::parts]
+    faults = dict(found.faults) if number == 0 else {}  # named once
+    of_all = f" (part {number} of {parts}, {len(found.pairs)} in all)" if parts > 1 else ""
+    logger.info("registering %d pair(s)%s with %s on %s", len(pairs), of_all, model.name, device)
+    batch = _Batch(predictor, output, options, provenance)
     failures: dict[str, str] = {}
-    for name, fault in found.faults.items():
-        failures[name] = fault + _leftovers(output, name)
-        logger.error("pair %s failed: %s", name, failures[name])
-    folding = []
-    for pair in tqdm(found.pairs, desc="pairs", disable=None):
-        try:
-            if options.overwrite or not _is_registered(pair, output, options.save, provenance):
-                folding.append(_predict_pair(predictor, pair, output, options.save, provenance).folding_percent)
-        except Exception as error:  # whatever is wrong with one pair is no reason to give up the others
-            name, explained = pair.identifier, isinstance(error, EXPLAINED_ERRORS)
-            failures[name] = (str(error) or type(error).__name__) + _leftovers(output, name)
-            logger.error("pair %s failed: %s", name, failures[name], exc_info=not explained)
-    _log_end(output, len(found.pairs) + len(found.faults), failures, folding)
+    for name, fault in faults.items():
+        _note_failure(failures, name, fault, output)
+    records = []
+    outcomes = overlapped(pairs, batch.read, batch.register, batch.write, options.workers)
+    for outcome in tqdm(outcomes, total=len(pairs), desc="pairs", disable=None):
+        if outcome.error is not None:  # whatever is wrong with one pair is no reason to give up the others
+            _note_failure(failures, outcome.item.identifier, outcome.error, output)
+        elif outcome.result is not None:
+            records.append(outcome.result)
+            _log_pair(outcome.result)
+    _log_end(output, len(pairs) + len(faults), failures, records)
     return failures
 
 
@@ -131,17 +205,41 @@ def check_failures(failures: Mapping[str, str]) -> None:
         )
 
 
-def _log_end(output: Path, count: int, failures: Mapping[str, str], folding: Sequence[float]) -> None:
+def _note_failure(failures: dict[str, str], name: str, error: Exception | str, output: Path) -> None:
+    earlier = read_earlier_record(output, name)
+    left = "" if earlier is None else f" (its files in {output} are those of an earlier run, {earlier.written})"
+    failures[name] = (str(error) or type(error).__name__) + left
+    unexplained = None if isinstance(error, (str, *EXPLAINED_ERRORS)) else error
+    logger.error("pair %s failed: %s", name, failures[name], exc_info=unexplained)
+
+
+def _log_pair(record: PredictionRecord) -> None:
+    """Say what a user should know about a pair."""
+    for notice in record.notices:
+        logger.warning("pair %s: %s", record.pair, notice)
+    for check in record.trust.checks:
+        if check.status != "PASS":
+            logger.warning("pair %s: %s %s: %s", record.pair, check.status, check.name, check.text)
+
+
+def _log_end(output: Path, count: int, failures: Mapping[str, str], records: Sequence[PredictionRecord]) -> None:
     """Say what has become of all pairs in one line."""
-    kept = count - len(failures) - len(folding)
-    parts = [f"registered {len(folding)} of {count} pair(s) into {output}"]
-    parts += [f"folding at most {max(folding):.3g} %"] if folding else []
+    kept = count - len(failures) - len(records)
+    verdicts = Counter(record.trust.status for record in records)
+    parts = [f"registered {len(records)} of {count} pair(s) into {output}"]
+    if records:
+        parts.append(", ".join(f"{verdicts[status]} {status}" for status in ("PASS", "WARN", "FAIL")))
+        parts.append(f"folding at most {max(record.quality.folding_percent for record in records):.3g} %")
     parts += [f"{kept} were registered already and are kept"] if kept else []
     parts += [f"{len(failures)} failed"] if failures else []
     logger.info("%s", "; ".join(parts))
 
 
-def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance) -> bool:
+def _settings(options: PredictOptions) -> Settings:
+    return Settings(options.save, options.mirror_axes, options.refine_steps, options.compressed)
+
+
+def _is_registered(pair: PairFiles, output: Path, options: PredictOptions, provenance: Provenance) -> bool:
     """Tell whether an earlier run made all that this one would make, of the same files and by the same model."""
     record = read_earlier_record(output, pair.identifier)
     if record is None:
@@ -151,98 +249,7 @@ def _is_registered(pair: PairFiles, output: Path, save: Sequence[str], provenanc
     if not same_model or sources != [(file.role, file.sha256) for file in describe_inputs(pair)]:
         logger.info("pair %s: registered by another model or from other files before; it is done again", record.pair)
         return False
-    return set(save) <= set(record.save) and all((output / name).is_file() for name in record.outputs)
-
-
-def _leftovers(output: Path, pair: str) -> str:
-    """Say that a pair that failed now has results of before."""
-    earlier = read_earlier_record(output, pair)
-    return "" if earlier is None else f" (its files in {output} are those of an earlier run, {earlier.written})"
-
-
-def _predict_pair(
-    predictor: Predictor, pair: PairFiles, output: Path, save: Sequence[str], provenance: Provenance
-) -> FieldQuality:
-    start = time.perf_counter()
-    seconds: dict[str, float] = {}
-    with timed(seconds, "read"):
-        images = _read(pair)
-    check_save(pair.identifier, images.moving[0].geometry, images.fixed[0].geometry, save)
-    prediction = predictor.register(images.moving, images.fixed, images.initial)
-    seconds |= prediction.seconds
-    with timed(seconds, "folding"):
-        quality = _quality(prediction, images.fixed[0].geometry)
-    with timed(seconds, "labels"):
-        warped_labels = _warp_labels(images, prediction)
-        accuracy = _accuracy(images, warped_labels)
-    with staged(output, pair.identifier) as folder:
-        with timed(seconds, "write"):
-            _write(OutputFiles(folder, pair.identifier), images, prediction, warped_labels, save)
-        seconds["total"] = round(time.perf_counter() - start, 4)
-        record = PredictionRecord(
-            pair=pair.identifier,
-            written=now(),
-            provenance=provenance,
-            inputs=describe_inputs(pair),
-            save=tuple(save),
-            outputs=tuple(sorted(path.name for path in folder.iterdir())),
-            prealignment=predictor.frames.plans.prealignment if images.initial is None else GIVEN,
-            seconds=seconds,
-            quality=quality,
-            accuracy=accuracy,
-            notices=prediction.notices,
-        )
-        write_record(record_path(folder, pair.identifier), record)
-    for notice in prediction.notices:
-        logger.warning("pair %s: %s", pair.identifier, notice)
-    return quality
-
-
-def _write(
-    files: OutputFiles,
-    images: PairImages,
-    prediction: Prediction,
-    warped_labels: NDArray | None,
-    save: Sequence[str],
-) -> None:
-    fixed = images.fixed[0].geometry
-    write_prediction(files, prediction, images.moving[0].geometry, fixed, save)
-    if warped_labels is not None:
-        write_labels(files, warped_labels, fixed)
-
-
-def _read(pair: PairFiles) -> PairImages:
-    moving, fixed = read_channels(pair.moving), read_channels(pair.fixed)
-    moving_labels, fixed_labels = (
-        None if path is None else read_label_map(path, image_path, image.geometry)
-        for path, image_path, image in (
-            (pair.moving_seg, pair.moving[0], moving[0]),
-            (pair.fixed_seg, pair.fixed[0], fixed[0]),
-        )
-    )
-    initial = None if pair.initial is None else read_linear_transform(pair.initial)
-    return PairImages(moving, fixed, moving_labels, fixed_labels, initial)
-
-
-def _quality(prediction: Prediction, fixed: Geometry) -> FieldQuality:
-    metrics = field_metrics(prediction.displacement, fixed)
-    return FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, prediction.inverse_error)
-
-
-def _warp_labels(images: PairImages, prediction: Prediction) -> NDArray | None:
-    if images.moving_labels is None:
-        return None
-    return warp_label_map(images.moving_labels, prediction.displacement, images.fixed[0].geometry)
-
-
-def _accuracy(images: PairImages, warped: NDArray | None) -> Accuracy | None:
-    """Measure the overlap of the labels that both maps hold."""
-    moving, fixed = images.moving_labels, images.fixed_labels
-    if moving is None or fixed is None or warped is None:
-        return None
-    values = [int(value) for value in np.intersect1d(moving.array, fixed.array) if value != 0]
-    maps = (warp_label_map(moving, None, fixed.geometry), warped)
-    before, after = (dice_per_label(labels, fixed.array, values) for labels in maps)
-    return Accuracy(
-        {str(key): score for key, score in before.items()}, {str(key): score for key, score in after.items()}
-    )
+    if not record.settings.gives(_settings(options)):
+        logger.info("pair %s: registered with other settings before; it is done again", record.pair)
+        return False
+    return all((output / name).is_file() for name in record.outputs)

@@ -3,7 +3,7 @@
 import datetime
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,8 @@ from biasreg.core.image_io import image_files
 from biasreg.core.pairs import PairFiles
 from biasreg.core.serialization import file_hash
 from biasreg.inference.models import TrainedModel, training_notices
-from biasreg.inference.predictor import InverseError
+from biasreg.inference.prediction import FieldQuality
+from biasreg.inference.trust import Trust
 
 Role = Literal["moving", "fixed", "moving_seg", "fixed_seg", "initial"]
 GIVEN = "given"
@@ -56,18 +57,24 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class FieldQuality:
-    """How regular a transform is, on the fixed image's grid.
+class Settings:
+    """How a pair was registered.
 
     Attributes:
-        folding_percent: Share of the voxels where the transform folds, 0 to 100.
-        log_jacobian_std: Standard deviation of log det J where det J is positive; None where that is nowhere.
-        inverse_error: How well the two fields undo each other; None if no moving voxel lands inside the fixed grid.
+        save: Further outputs that were asked for.
+        mirror_axes: Axes of the canonical frame along which the pair was mirrored as well.
+        refine_steps: Steps of instance optimisation on each grid.
+        compressed: Whether images are `.nii.gz`, not `.nii`.
     """
 
-    folding_percent: float
-    log_jacobian_std: float | None
-    inverse_error: InverseError | None
+    save: tuple[str, ...] = ()
+    mirror_axes: tuple[int, ...] = ()
+    refine_steps: int = 0
+    compressed: bool = True
+
+    def gives(self, wanted: "Settings") -> bool:
+        """Tell whether what was made holds all that is wanted."""
+        return set(wanted.save) <= set(self.save) and replace(self, save=()) == replace(wanted, save=())
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,13 @@ class PredictionRecord:
         written: When, in UTC (ISO 8601).
         provenance: What registered it.
         inputs: What it was made from.
-        save: Further outputs that were asked for.
+        settings: How it was registered.
         outputs: Names of the files beside the record that belong to it.
         prealignment: What brought the images into the network's frame: the plans' way, or `given` by a file among the
             inputs.
         seconds: Wall time of each stage, and `total`, before this record.
         quality: How regular the transform is.
+        trust: Whether to rely on it: PASS, WARN or FAIL, and the checks behind it.
         accuracy: Overlap of the labels; None without label maps of both images.
         notices: What a user should know about this pair.
     """
@@ -106,11 +114,12 @@ class PredictionRecord:
     written: str
     provenance: Provenance
     inputs: tuple[InputFile, ...]
-    save: tuple[str, ...]
+    settings: Settings
     outputs: tuple[str, ...]
     prealignment: str
     seconds: dict[str, float]
     quality: FieldQuality
+    trust: Trust
     accuracy: Accuracy | None
     notices: tuple[str, ...]
 

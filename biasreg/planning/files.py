@@ -12,6 +12,7 @@ from biasreg.planning.splits import Fold
 Record = TypeVar("Record")
 
 SPLITS_FILE = "splits_final.json"
+RANGES_FILE = "data_ranges.json"
 PLANS_FILE = "plans.json"  # of a trained model; the plans of a dataset are called by their own name
 
 

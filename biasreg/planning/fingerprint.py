@@ -119,7 +119,7 @@ def describe_case(case: Case, label_values: Sequence[int], modality: str | None 
         field_of_view_mm=world_box(geometry, [(0, side) for side in geometry.shape])[1],
         foreground_center=center,
         foreground_extent_mm=extent,
-        channels=tuple(_channel_statistics(image.array[mask]) for image in channels),
+        channels=tuple(channel_statistics(image.array[mask]) for image in channels),
         label_volumes_mm3=volumes,
         label_extent_mm=label_extent,
         landmarks=len(read_points(case.landmarks).names) if case.landmarks else None,
@@ -162,7 +162,15 @@ def source_hash(case: Case) -> str:
     return " ".join(f"{kind}:{','.join(found)}" for kind, found in hashes.items() if found)
 
 
-def _channel_statistics(values: np.ndarray) -> ChannelStatistics:
+def channel_statistics(values: np.ndarray) -> ChannelStatistics:
+    """State the facts about the intensities of one channel.
+
+    Args:
+        values: (N,) intensities inside the foreground.
+
+    Returns:
+        The facts.
+    """
     values = values.astype(np.float64)
     return ChannelStatistics(
         minimum=float(values.min()),

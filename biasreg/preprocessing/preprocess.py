@@ -13,6 +13,9 @@ from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.geometry import Geometry, mask_box
 from biasreg.core.image_io import Image, read_channels, read_labels
 from biasreg.core.parallel import map_cases
+from biasreg.core.serialization import write_record
+from biasreg.planning.data_ranges import data_ranges
+from biasreg.planning.files import RANGES_FILE
 from biasreg.planning.fingerprint import source_hash
 from biasreg.planning.fingerprint_records import Fingerprint
 from biasreg.planning.foreground import foreground_mask
@@ -127,6 +130,7 @@ def preprocess_dataset(
     hashes = map_cases(source_hash, {name: (case,) for name, case in cases.items()}, executor, "looking for changes")
     _check_unchanged(hashes, fingerprint, f"{dataset.folder} · {remedy}")
     _open_folder(folder, plans, cases)
+    write_record(folder / RANGES_FILE, data_ranges(fingerprint, plans))
     centers = shared_centers(fingerprint, dataset.json.pairing)
     known = {name: (case, centers[name], plans, folder) for name, case in cases.items()}
     looked_at = {name: (*arguments, hashes[name]) for name, arguments in known.items()}
@@ -193,7 +197,7 @@ def _check_names(cases: Mapping[str, Case]) -> None:
     """Refuse cases whose files would overwrite those of another case."""
     for name in cases:
         stem = name.removesuffix("_seg").removesuffix("_mask")
-        if f"{name}.json" == STAMP_FILE or (stem != name and stem in cases):
+        if f"{name}.json" in (STAMP_FILE, RANGES_FILE) or (stem != name and stem in cases):
             raise DatasetError(f"case {name}: its preprocessed files would have the name of others · rename the case")
 
 

@@ -44,7 +44,7 @@ def warp_label_map(moving: Image, displacement: NDArray | None, fixed: Geometry)
     """
     if displacement is None and moving.geometry.is_close(fixed):
         return moving.array  # every fixed voxel centre is a moving one: nothing to interpolate
-    return _interpolate_labels(moving.array, moving_coordinates(displacement, fixed, moving.geometry))
+    return interpolate_labels(moving.array, moving_coordinates(displacement, fixed, moving.geometry))
 
 
 def moving_coordinates(displacement: NDArray | None, fixed: Geometry, moving: Geometry) -> NDArray[np.float32]:
@@ -84,7 +84,7 @@ def displacement_to_voxels(displacement: NDArray, geometry: Geometry) -> torch.T
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(voxels, -1, 0)))[None]
 
 
-def _interpolate_labels(labels: NDArray, coordinates: NDArray[np.float32]) -> NDArray:
+def interpolate_labels(labels: NDArray, coordinates: NDArray[np.float32]) -> NDArray:
     """Do what `sample_labels` does, but call it only where the 8 voxels around a position do not agree.
 
     Where they agree, every interpolation gives their common label; that is so nearly everywhere, and a label map with

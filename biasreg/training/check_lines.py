@@ -1,34 +1,14 @@
 """What a self-check answers: one line for each question."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
 
+from biasreg.core.check_lines import CheckLine, Verdict, listed
 from biasreg.core.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-Verdict = Literal["PASS", "WARN", "FAIL"]
-MAX_NAMED = 5  # items that a line names before it says how many more there are
-
-
-@dataclass(frozen=True)
-class CheckLine:
-    """The answer to one question.
-
-    Attributes:
-        name: What was asked.
-        verdict: `FAIL` if training makes no sense before it is mended.
-        text: What was found, where, and what to do.
-    """
-
-    name: str
-    verdict: Verdict
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.verdict} {self.name}: {self.text}"
+__all__ = ["CheckLine", "Verdict", "listed", "log_lines", "refuse_failures"]
 
 
 def log_lines(lines: Iterable[CheckLine]) -> None:
@@ -54,13 +34,3 @@ def refuse_failures(lines: Iterable[CheckLine]) -> None:
     failed = "".join(f"\n  {line}" for line in lines if line.verdict == "FAIL")
     if failed:
         raise InputError(f"the self-check before training failed:{failed}")
-
-
-def listed(items: Sequence[str]) -> str:
-    """Name a few items, and say how many more there are.
-
-    Args:
-        items: Names, or sentences.
-    """
-    more = len(items) - MAX_NAMED
-    return ", ".join(items[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -9,7 +9,7 @@ from biasreg.core.serialization import atomic_write, file_hash, read_json, to_js
 from biasreg.inference.models import trained_folds
 from biasreg.network.checkpoint import load_checkpoint
 from biasreg.planning.fallback import fallbacks
-from biasreg.planning.files import PLANS_FILE
+from biasreg.planning.files import PLANS_FILE, RANGES_FILE
 from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import copy_reference, reference_files
@@ -50,6 +50,8 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
     _check_other_folds(workspace, fold)
     write_record(workspace.model_folder / PLANS_FILE, workspace.published_plans)
     _copy(workspace.dataset_folder / DATASET_FILE, workspace.model_folder / DATASET_FILE)
+    if (workspace.cases_folder / RANGES_FILE).is_file():  # cases preprocessed by an earlier version have none
+        _copy(workspace.cases_folder / RANGES_FILE, workspace.model_folder / RANGES_FILE)
     copy_reference(workspace.cases_folder, workspace.model_folder, workspace.configuration.preprocessing)
 
 

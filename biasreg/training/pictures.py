@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from biasreg.evaluation.figures import (
     DOTS_PER_INCH,
     FIXED_COLOUR,
     FOLDING_COLOUR,
-    PANEL_INCHES,
-    VIEWS,
     WARPED_COLOUR,
     Panel,
+    Volumes,
     deformed_grid,
     draw_contours,
+    lay_out,
 )
 from biasreg.losses.objective import ObjectiveSettings, PairBatch
 from biasreg.network.device import autocast
@@ -44,19 +43,6 @@ DIFFERENCE_COLOURS, DETERMINANT_COLOURS = "RdBu", "PuOr"
 DIFFERENCE = CenteredNorm(vcenter=0.0, halfrange=0.5)
 DETERMINANT = CenteredNorm(vcenter=1.0, halfrange=1.0)
 PALE = 0.6  # opacity of the determinant, so that black lines are seen on both of its ends
-
-
-class _Volumes(NamedTuple):
-    """What one picture shows, each (X, Y, Z) but the displacement (3, X, Y, Z); a case without labels has None."""
-
-    fixed: NDArray
-    moving: NDArray
-    warped: NDArray
-    displacement: NDArray
-    determinant: NDArray
-    fixed_labels: NDArray | None
-    moving_labels: NDArray | None
-    warped_labels: NDArray | None
 
 
 class PairPictures:
@@ -126,8 +112,9 @@ def draw_validation_pair(network: nn.Module, batch: PairBatch, settings: Objecti
     volumes, scores = _register(network, batch, settings)
     figure = Figure(layout="constrained", dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
-    panels = _lay_out(figure, volumes, settings.spacing)
+    panels = lay_out(figure, volumes, settings.spacing, COLUMNS)
     for row in panels:
+        row[0].axes.set_ylabel(f"{row[0].view.name}, {row[0].view.left} – {row[0].view.right}", fontsize=9)
         _draw_images(row, volumes)
         _draw_differences(row, volumes)
         _draw_transform(row[5], volumes)
@@ -142,7 +129,7 @@ def draw_validation_pair(network: nn.Module, batch: PairBatch, settings: Objecti
 
 
 @torch.inference_mode()
-def _register(network: nn.Module, batch: PairBatch, settings: ObjectiveSettings) -> tuple[_Volumes, str]:
+def _register(network: nn.Module, batch: PairBatch, settings: ObjectiveSettings) -> tuple[Volumes, str]:
     """Register a pair; return its volumes, and its Dice and folding in words."""
     was_training = network.training
     network.eval()
@@ -156,7 +143,7 @@ def _register(network: nn.Module, batch: PairBatch, settings: ObjectiveSettings)
     moving_labels = batch.moving_labels if count > 1 and bool(batch.moving_annotated.all()) else None
     warped_labels = None if moving_labels is None else warp_labels(moving_labels, displacement, range(1, count))
     determinant = jacobian_determinant(displacement)
-    volumes = _Volumes(
+    volumes = Volumes(
         fixed=_volume(batch.fixed),
         moving=_volume(batch.moving),
         warped=_volume(warp(batch.moving.float(), displacement, padding="zeros")),
@@ -180,34 +167,7 @@ def _volume(tensor: Tensor) -> NDArray:
     return array
 
 
-def _lay_out(figure: Figure, volumes: _Volumes, spacing: tuple[float, float, float]) -> list[list[Panel]]:
-    """Make the panels, rows as high as their slices are in mm."""
-    size_mm = [count * step for count, step in zip(volumes.fixed.shape, spacing, strict=True)]
-    heights = [size_mm[view.vertical] for view in VIEWS]
-    widest = max(size_mm[view.horizontal] for view in VIEWS)
-    figure.set_size_inches(PANEL_INCHES * len(COLUMNS), PANEL_INCHES * sum(heights) / widest + 1.1)  # 1.1: title, bars
-    grid = figure.subplots(len(VIEWS), len(COLUMNS), squeeze=False, gridspec_kw={"height_ratios": heights})
-    for axes, name in zip(grid[0], COLUMNS, strict=True):
-        axes.set_title(name, fontsize=9)
-    centre = _centre(volumes)
-    for view, row in zip(VIEWS, grid, strict=True):
-        row[0].set_ylabel(f"{view.name}, {view.left} – {view.right}", fontsize=9)
-        for axes in row:
-            axes.set_xticks([])
-            axes.set_yticks([])
-    return [
-        [Panel(axes, view, centre[view.cut], spacing) for axes in row] for view, row in zip(VIEWS, grid, strict=True)
-    ]
-
-
-def _centre(volumes: _Volumes) -> tuple[int, ...]:
-    """Voxel that the planes go through: the fixed labels' centre, or the grid's."""
-    if volumes.fixed_labels is not None and volumes.fixed_labels.any():
-        return tuple(round(float(axis.mean())) for axis in np.nonzero(volumes.fixed_labels))
-    return tuple(size // 2 for size in volumes.fixed.shape)
-
-
-def _draw_images(row: Sequence[Panel], volumes: _Volumes) -> None:
+def _draw_images(row: Sequence[Panel], volumes: Volumes) -> None:
     for panel, image in zip(row, (volumes.fixed, volumes.moving, volumes.warped), strict=False):
         panel.show(panel.cut_out(image), cmap="gray", norm=INTENSITY)
     draw_contours(row[0], volumes.fixed_labels, FIXED_COLOUR)
@@ -216,12 +176,12 @@ def _draw_images(row: Sequence[Panel], volumes: _Volumes) -> None:
     draw_contours(row[2], volumes.warped_labels, WARPED_COLOUR)
 
 
-def _draw_differences(row: Sequence[Panel], volumes: _Volumes) -> None:
+def _draw_differences(row: Sequence[Panel], volumes: Volumes) -> None:
     for panel, image in zip(row[3:5], (volumes.moving, volumes.warped), strict=True):
         panel.show(panel.cut_out(volumes.fixed) - panel.cut_out(image), cmap=DIFFERENCE_COLOURS, norm=DIFFERENCE)
 
 
-def _draw_transform(panel: Panel, volumes: _Volumes) -> None:
+def _draw_transform(panel: Panel, volumes: Volumes) -> None:
     plane = panel.cut_out(volumes.determinant)
     panel.show(plane, cmap=DETERMINANT_COLOURS, norm=DETERMINANT, alpha=PALE)
     panel.show(np.ma.masked_where(plane > 0, np.ones(plane.shape)), cmap=ListedColormap([FOLDING_COLOUR]))

@@ -81,6 +81,14 @@ def test_further_methods_are_shown_under_their_names(root: Path, capsys) -> None
     assert [line.split()[0] for line in lines[1:4]] == ["identity", "biasreg", "greedy"]
 
 
+def test_the_method_to_compare_with_can_be_chosen(root: Path, capsys) -> None:
+    shutil.copytree(root / "predictions", root / "other")
+    folder = str(root / "raw" / "Dataset007_Cube")
+    given = ["-r", folder, "--method", f"greedy={root / 'other'}", "--reference_method", "greedy"]
+    assert main(arguments(root, *given)) == 0
+    assert "compared with greedy" in capsys.readouterr().out
+
+
 def test_a_missing_prediction_ends_with_code_one_after_all_is_written(root: Path, capsys) -> None:
     (root / "empty").mkdir()
     folder = str(root / "raw" / "Dataset007_Cube")
@@ -121,6 +129,7 @@ def test_a_missing_folder_ends_with_code_two(root: Path, capsys) -> None:
         (["-i", "x"], "give the reference pairs"),
         (["-i", "x", "-r", "x", "--method", "folder"], "expected NAME=FOLDER, got 'folder'"),
         (["-i", "x", "-r", "x", "--method", "biasreg=y"], "a method named biasreg is given twice"),
+        (["-i", "x", "-r", "x", "--reference_method", "y"], "there is no method y; choose of biasreg"),
         (["-i", "x", "-r", "x", "-np", "0"], "expected a whole number of at least 1, got '0'"),
     ],
 )

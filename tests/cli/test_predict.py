@@ -116,3 +116,73 @@ def test_an_interruption_ends_with_130(arguments, calls, monkeypatch, capsys):
     monkeypatch.setattr(predict, "predict_pairs", interrupt)
     assert main(arguments) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The options that the command makes of its arguments; nothing is registered."""
+    found = []
+    monkeypatch.setattr(models, "find_model", lambda *arguments: None)
+    monkeypatch.setattr(predict, "predict_pairs", lambda *arguments: found.append(arguments[3:]) or {})
+    return found
+
+
+def test_options_become_what_they_say(arguments, asked):
+    given = ["--tta", "xz", "--refine", "12", "--save", "jacobian,h5", "levels", "--save", "h5", "--uncompressed"]
+    assert main([*arguments, *given, "-npp", "3", "-nps", "2", "--num_parts", "4", "--part_id", "3"]) == 0
+    ((_, options),) = asked
+    assert options == predict.PredictOptions(
+        save=("jacobian", "h5", "levels"),
+        mirror_axes=(0, 2),
+        refine_steps=12,
+        compressed=False,
+        part=(3, 4),
+        workers=(3, 2),
+    )
+
+
+def test_alone_tta_is_along_all_axes_and_refine_has_its_number(arguments, asked):
+    assert main([*arguments, "--tta", "--refine"]) == 0
+    ((_, options),) = asked
+    assert (options.mirror_axes, options.refine_steps) == ((0, 1, 2), 30)
+
+
+def test_each_process_of_torchrun_does_its_part(arguments, asked, monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "2", "WORLD_SIZE": "5", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(arguments) == 0
+    ((device, options),) = asked
+    assert options.part == (2, 5)
+    assert device.type == "cpu"
+    assert main([*arguments, "--num_parts", "2"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--tta", "xx"], "'xx' are no axes; give some of x, y and z"),
+        (["--tta", "w"], "'w' are no axes"),
+        (["--save", "jacobian,everything"], "there is no output everything; choose from jacobian, folding"),
+        (["--save", ","], "there is no output ','"),
+        (["--refine", "few"], "invalid int value"),
+    ],
+)
+def test_mistyped_options_are_explained(arguments, capsys, given, message):
+    with pytest.raises(SystemExit) as end:
+        main([*arguments, *given])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--num_parts", "3", "--part_id", "3"], "there is no part 3 of 3"),
+        (["--part_id", "-1"], "there is no part -1 of 1"),
+        (["--refine", "-1"], "--refine takes no negative number"),
+        (["-npp", "0"], "-npp and -nps take at least 1"),
+    ],
+)
+def test_impossible_numbers_are_refused(arguments, capsys, given, message):
+    assert main([*arguments, *given]) == 2
+    assert message in capsys.readouterr().err

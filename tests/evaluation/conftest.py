@@ -11,6 +11,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import write_image
 from biasreg.core.points_io import Points, write_points
 from biasreg.core.transform_io import write_displacement
+from biasreg.evaluation.records import LabelScore, PairScores
 
 GRID = Geometry.from_affine(np.diag([1.0, 1.0, 1.0, 1.0]), (16, 14, 12))
 
@@ -76,3 +77,25 @@ def oblique() -> Geometry:
     center = np.array([7.5, 6.5, 5.5])
     affine[:3, 3] = center - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return Geometry.from_affine(affine, shape)
+
+
+def scores_of_pair(pair: str, method: str, dice: float | None, hd95_mm: float | None = 1.0, **others) -> PairScores:
+    """Scores of one pair with one label, `liver`, and images of its own; `others` replaces fields."""
+    fields = {
+        "moving_image": f"moving {pair}",
+        "fixed_image": f"fixed {pair}",
+        "labels": (LabelScore(3, "liver", dice, hd95_mm, None if hd95_mm is not None else "gone"),),
+        "dice": dice,
+        "hd95_mm": hd95_mm,
+        "landmarks": None,
+        "folding_percent": 0.25,
+        "log_jacobian_std": 0.1,
+        "learn2reg_log_jacobian_std": None,
+        "deformation_mm": 1.5,
+    }
+    return PairScores(pair, method, **fields | others)
+
+
+@pytest.fixture(scope="session")
+def pair_scores() -> Callable[..., PairScores]:
+    return scores_of_pair

@@ -11,6 +11,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import read_labels, write_image
 from biasreg.core.points_io import Points
 from biasreg.core.serialization import read_record, write_json
+from biasreg.core.transform_io import write_displacement
 from biasreg.evaluation.evaluate import evaluate_predictions
 from biasreg.evaluation.records import Evaluation, PairScores
 
@@ -174,6 +175,45 @@ def test_several_methods_are_measured_beside_one_identity(shifted_cube, tmp_path
     evaluation = evaluate_predictions(methods, shifted_cube.references)
     assert [method.method for method in evaluation.methods] == ["identity", "ours", "theirs"]
     assert [score.dice for score in evaluation.pairs] == pytest.approx([1 / 2, 1, 5 / 6])
+
+
+def test_pairs_of_the_same_images_are_known_by_their_content(workspace, grid: Geometry, draw_box) -> None:
+    atlas, first, second = (draw_box(grid, LOW + shift, HIGH + shift) for shift in (0, 1, 2))
+    for name, moving in (("a", first), ("b", second)):
+        workspace.write_pair(name, moving, atlas)
+        workspace.write_shift(name, SHIFT)
+    evaluation = evaluate_predictions(workspace.predictions, workspace.references)
+    a, b = scores_of(evaluation, "biasreg", "a"), scores_of(evaluation, "biasreg", "b")
+    assert a.fixed_image == b.fixed_image
+    assert len({a.fixed_image, a.moving_image, b.moving_image}) == 3
+    assert {comparison.num_images for comparison in evaluation.comparisons} == {3}
+
+
+def test_the_reference_method_is_the_first_or_the_one_that_is_named(shifted_cube, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shifted_cube.write_shift("p", (2, 0, 0), folder=tmp_path / "other")
+    methods = {"ours": shifted_cube.predictions, "theirs": tmp_path / "other"}
+    for given, expected in ((None, "ours"), ("theirs", "theirs")):
+        evaluation = evaluate_predictions(methods, shifted_cube.references, reference_method=given)
+        assert evaluation.reference_method == expected
+        assert {comparison.reference for comparison in evaluation.comparisons} == {expected}
+    with pytest.raises(DatasetError, match="no method 'mine' to compare with; choose one of ours, theirs"):
+        evaluate_predictions(methods, shifted_cube.references, reference_method="mine")
+
+
+def test_deformation_is_measured_where_both_maps_have_a_label(workspace, grid: Geometry, draw_box) -> None:
+    moving = draw_box(grid, LOW, HIGH).astype(np.uint8)
+    fixed = moving.copy()
+    fixed[12:, :, :] = 2  # not in the moving map
+    workspace.write_pair("p", moving, fixed)
+    field = np.zeros((*grid.shape, 3), dtype=np.float32)
+    field[12:, ::2] = 5.0
+    write_displacement(workspace.predictions / "p_warp.nii.gz", field, grid)
+    evaluation = evaluate_predictions(workspace.predictions, workspace.references)
+    assert scores_of(evaluation, "biasreg").deformation_mm == pytest.approx(0.0, abs=1e-6)
+    assert scores_of(evaluation, "identity").deformation_mm == 0.0
+    workspace.write_pair("p", fixed, fixed)
+    assert scores_of(evaluate_predictions(workspace.predictions, workspace.references), "biasreg").deformation_mm > 1
 
 
 def test_a_missing_folder_and_a_reserved_name_are_refused(shifted_cube, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.points_io import Points
 from biasreg.evaluation.evaluate import IDENTITY_FIELD
 from biasreg.evaluation.metrics import (
+    deformation_mm,
     dice_per_label,
     displacement_to_voxels,
     field_metrics,
@@ -183,3 +184,61 @@ def test_grids_too_small_for_learn2reg_have_no_such_value() -> None:
     metrics = field_metrics(np.zeros((4, 8, 8, 3), dtype=np.float32), geometry)
     assert metrics.learn2reg_log_jacobian_std is None
     assert metrics.log_jacobian_std == 0.0
+
+
+def chequered(shape, length: float) -> np.ndarray:
+    """A field along z of ± `length` from voxel to voxel, which no affine field comes near on an even grid."""
+    field = np.zeros((*shape, 3), dtype=np.float32)
+    field[..., 2] = length * (-1.0) ** np.indices(shape).sum(axis=0)
+    return field
+
+
+def test_pose_and_scale_are_no_deformation(oblique: Geometry) -> None:
+    turned = np.array([[0.9, -0.3, 0.0], [0.3, 1.2, 0.1], [0.0, 0.2, 0.7]])
+    field = affine_displacement(oblique, turned)
+    inside = np.random.default_rng(0).random(oblique.shape) > 0.7
+    assert np.linalg.norm(field, axis=-1).mean() > 1
+    assert deformation_mm(field) == pytest.approx(0.0, abs=1e-5)
+    assert deformation_mm(field, inside) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_deformation_beyond_an_affine_field_is_its_mean_length(grid: Geometry) -> None:
+    field = affine_displacement(grid, np.diag([1.1, 0.9, 1.0])) + chequered(grid.shape, 2.5)
+    assert deformation_mm(field) == pytest.approx(2.5, abs=1e-5)
+
+
+def test_deformation_counts_only_inside_the_mask(grid: Geometry) -> None:
+    inside = np.zeros(grid.shape, dtype=bool)
+    inside[2:8, 4:8, 2:6] = True
+    field = np.where(
+        inside[..., None], chequered(grid.shape, 1.5), 40 * np.random.default_rng(0).random((*grid.shape, 3))
+    )
+    assert deformation_mm(field, inside) == pytest.approx(1.5, abs=1e-5)
+    assert deformation_mm(field) > 5
+    assert deformation_mm(field, np.zeros_like(inside)) == deformation_mm(field)
+
+
+def test_deformation_does_not_depend_on_how_the_grid_lies(grid: Geometry) -> None:
+    rng = np.random.default_rng(1)
+    field = ndimage.gaussian_filter(rng.normal(size=(*grid.shape, 3)), (2, 2, 2, 0)) * 30
+    inside = rng.random(grid.shape) > 0.5
+    expected = deformation_mm(field, inside)
+    turned = (array.transpose(2, 0, 1, *range(3, array.ndim))[::-1, :, ::-1] for array in (field, inside))
+    assert deformation_mm(*turned) == pytest.approx(expected)
+
+
+def test_a_line_of_voxels_and_a_single_one_have_a_deformation(grid: Geometry) -> None:
+    inside = np.zeros(grid.shape, dtype=bool)
+    inside[4:8, 3, 3] = True
+    assert deformation_mm(chequered(grid.shape, 1.0), inside) == pytest.approx(0.8)  # 0.4, 1.2, 1.2, 0.4 past a line
+    inside[5:] = False
+    assert deformation_mm(chequered(grid.shape, 1.0), inside) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_deformation_of_many_voxels_is_taken_from_some_of_them() -> None:
+    coordinates = np.indices((80, 80, 80), dtype=np.float32)
+    field = np.stack([np.sin(axis / 7) for axis in coordinates], axis=-1)
+    everywhere = np.column_stack([coordinates.reshape(3, -1).T, np.ones(80**3)])
+    flat = field.reshape(-1, 3)
+    rest = flat - everywhere @ np.linalg.lstsq(everywhere, flat, rcond=None)[0]
+    assert deformation_mm(field) == pytest.approx(np.linalg.norm(rest, axis=1).mean(), rel=0.01)

@@ -1,34 +1,14 @@
 import csv
+import json
 from pathlib import Path
 
 import pytest
 
 from biasreg.core.errors import InputError
-from biasreg.core.serialization import read_record
-from biasreg.evaluation.records import Evaluation, Failure, LabelScore, LandmarkScore, PairScores, Sources
+from biasreg.core.serialization import read_record, write_json
+from biasreg.evaluation.records import Evaluation, Failure, LandmarkScore, PairScores, Sources
 from biasreg.evaluation.summary import check_replaceable, mean_of_known, summarize, write_evaluation
 from biasreg.evaluation.tables import format_table
-
-
-def pair_scores(pair: str, method: str, dice: float | None, hd95: float | None = 1.0, **others) -> PairScores:
-    labels = (LabelScore(3, "liver", dice, hd95, None if hd95 is not None else "gone"),)
-    return PairScores(
-        pair=pair,
-        method=method,
-        moving_image=f"moving {pair}",
-        fixed_image=f"fixed {pair}",
-        labels=labels,
-        dice=dice,
-        hd95_mm=hd95,
-        **{
-            "landmarks": None,
-            "folding_percent": 0.25,
-            "log_jacobian_std": 0.1,
-            "learn2reg_log_jacobian_std": None,
-            "deformation_mm": 1.5,
-            **others,
-        },
-    )
 
 
 def evaluation_of(*scores: PairScores, failures: tuple[Failure, ...] = ()) -> Evaluation:
@@ -41,7 +21,7 @@ def test_mean_leaves_out_what_is_not_known() -> None:
     assert mean_of_known([None]) is None
 
 
-def test_statistics_are_over_the_pairs_that_have_the_metric() -> None:
+def test_statistics_are_over_the_pairs_that_have_the_metric(pair_scores) -> None:
     scores = (
         pair_scores("a", "biasreg", 0.5),
         pair_scores("b", "biasreg", 0.9, None),
@@ -55,7 +35,7 @@ def test_statistics_are_over_the_pairs_that_have_the_metric() -> None:
     assert method.labels[0].dice == method.dice
 
 
-def test_the_table_shows_only_metrics_that_some_method_has() -> None:
+def test_the_table_shows_only_metrics_that_some_method_has(pair_scores) -> None:
     table = format_table(evaluation_of(pair_scores("a", "identity", 0.5), pair_scores("a", "biasreg", 0.75)))
     head, identity, biasreg = table.splitlines()[:3]
     assert head.split("  ")[0] == "method"
@@ -66,7 +46,7 @@ def test_the_table_shows_only_metrics_that_some_method_has() -> None:
     assert "3 liver" in table
 
 
-def test_the_table_shows_landmarks_seconds_and_spread_over_pairs() -> None:
+def test_the_table_shows_landmarks_seconds_and_spread_over_pairs(pair_scores) -> None:
     landmarks = LandmarkScore(1.5, 0.5, 2.0, 4)
     scores = [
         pair_scores(pair, "biasreg", dice, landmarks=landmarks, seconds=2.0) for pair, dice in (("a", 0.5), ("b", 0.7))
@@ -77,7 +57,7 @@ def test_the_table_shows_landmarks_seconds_and_spread_over_pairs() -> None:
     assert "s/pair" in table
 
 
-def test_the_table_names_failures_vanished_and_left_out_labels() -> None:
+def test_the_table_names_failures_vanished_and_left_out_labels(pair_scores) -> None:
     scores = (
         pair_scores("a", "identity", None, None),
         pair_scores("a", "biasreg", 0.0, None),
@@ -107,7 +87,7 @@ def test_a_pair_without_labels_has_one_row(tmp_path: Path) -> None:
     assert (row["label"], row["dice"], row["pair_folding_percent"], row["pair_seconds"]) == ("", "", "0.5", "3.0")
 
 
-def test_an_evaluation_is_replaced_only_by_one_of_the_same_folders_or_more(tmp_path: Path) -> None:
+def test_an_evaluation_is_replaced_only_by_one_of_the_same_folders_or_more(pair_scores, tmp_path: Path) -> None:
     check_replaceable(tmp_path, Sources("/references", {"biasreg": "/biasreg"}))
     write_evaluation(evaluation_of(pair_scores("a", "biasreg", 0.5)), tmp_path)
     check_replaceable(tmp_path, Sources("/references", {"biasreg": "/biasreg"}))
@@ -132,3 +112,74 @@ def test_a_summary_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"pair": "summary"}')
     with pytest.raises(InputError, match=r"summary\.json is no evaluation of this version.*another folder with -o"):
         check_replaceable(tmp_path, Sources("/references", {}))
+
+
+def evaluation_of_many(pair_scores, count: int, **options) -> Evaluation:
+    scores = []
+    for index in range(count):
+        for method, dice in (("identity", 0.1), ("biasreg", 0.8), ("other", 0.7)):
+            made = pair_scores(f"p{index}", method, dice + 0.01 * index, deformation_mm=1.0 + index, **options)
+            scores += [] if (method, index) == ("other", 0) else [made]
+    return evaluation_of(*scores)
+
+
+def test_the_table_compares_methods_and_divides_the_pairs(pair_scores) -> None:
+    lines = format_table(evaluation_of_many(pair_scores, 9)).splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+    assert "compared with biasreg, pair by pair (difference: method - biasreg; effect > 0: better)" in rows
+    assert "Dice identity 9 -0.700 0/0/9 -1.00 0.008" in rows  # twice 2 / 2⁹, by Holm
+    assert "Dice other 8 -0.100 0/0/8 -1.00 0.008" in rows
+    assert "folding % other 8 +0.000 0/8/0 +0.00 – (all pairs are equal)" in rows
+    title = "by misalignment (identity's Dice): small 0.160 to 0.180 (3 pairs), medium 0.130 to 0.150 (3 pairs), large"
+    assert any(row.startswith(title) for row in rows)
+    assert "other 0.770 ± 0.008 0.740 ± 0.008 0.715 ± 0.005 (2)" in [row.split(" 1.00")[0] for row in rows]
+    assert "worst pairs of biasreg, worst first" in rows
+    assert "p0 0.800 0.100 – large initial misalignment" in rows
+    assert "p1 0.810 0.110 0.710 other large initial misalignment" in rows
+
+
+def test_the_table_says_that_pairs_share_images(pair_scores) -> None:
+    table = format_table(evaluation_of_many(pair_scores, 7, fixed_image="atlas"))
+    assert "The 7 pairs are made of 8 images: p takes pairs as independent and is too small" in table
+    assert "the intervals allow for it, but so few images make them too narrow." in table
+    assert "the intervals allow for it." in format_table(evaluation_of_many(pair_scores, 12, fixed_image="atlas"))
+    assert "made of" not in format_table(evaluation_of_many(pair_scores, 7))
+
+
+def test_the_table_says_that_few_pairs_have_no_thirds(pair_scores) -> None:
+    table = format_table(evaluation_of_many(pair_scores, 4))
+    assert "no thirds by misalignment or deformation: 4 pair(s), fewer than 6" in table
+    assert "by deformation" not in table
+    assert "– (4 pair(s), fewer than the 6 that a test needs)" in table
+
+
+def test_the_first_method_is_the_reference_although_it_lacks_the_first_pair(pair_scores) -> None:
+    scores = [pair_scores("a", "identity", 0.1), pair_scores("a", "second", 0.5)]
+    scores += [pair_scores("b", method, 0.5) for method in ("identity", "first", "second")]
+    sources = Sources("/references", {"first": "/first", "second": "/second"})
+    evaluation = summarize(sources, scores, ())
+    assert evaluation.reference_method == "first"
+    assert {comparison.reference for comparison in evaluation.comparisons} == {"first"}
+    assert [case.method for case in evaluation.worst] == ["first"]
+    assert summarize(sources, scores, (), "second").reference_method == "second"
+
+
+def test_comparisons_strata_and_worst_pairs_survive_their_file(pair_scores, tmp_path: Path) -> None:
+    evaluation = evaluation_of_many(pair_scores, 8)
+    assert evaluation.comparisons
+    assert evaluation.strata
+    assert len(evaluation.worst) == 5
+    write_evaluation(evaluation, tmp_path)
+    assert read_record(tmp_path / "summary.json", Evaluation) == evaluation
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as stream:
+        assert [row["pair_deformation_mm"] for row in csv.DictReader(stream)][:4] == ["1.0", "1.0", "2.0", "2.0"]
+
+
+def test_a_summary_of_the_layout_before_is_not_replaced(pair_scores, tmp_path: Path) -> None:
+    write_evaluation(evaluation_of(pair_scores("a", "biasreg", 0.5)), tmp_path)
+    record = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    for field in ("reference_method", "comparisons", "strata", "worst"):
+        del record[field]
+    write_json(tmp_path / "summary.json", record | {"schema_version": 2})
+    with pytest.raises(InputError, match=r"summary\.json is no evaluation of this version"):
+        check_replaceable(tmp_path, Sources("/references", {"biasreg": "/biasreg"}))

@@ -1,24 +1,106 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
+from torch import nn
 
-from biasreg.inference.ensemble import ensemble_displacement
+from biasreg.inference.ensemble import Views, ensemble, mirror_field
+from biasreg.spatial.warp import warp
+
+PLAIN = Views()
 
 
-def test_one_network_gives_its_own_displacement(make_network, configuration):
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.rand(2, 1, 1, 8, 8, 8).unbind()
+
+
+class Following(nn.Module):
+    """Says of each voxel how the images differ there, so that its field follows what it is shown."""
+
+    def forward(self, moving, fixed):
+        field = torch.cat([moving - fixed, 2 * moving, fixed], dim=1)
+        logits = torch.cat([fixed, moving], dim=1)
+        return SimpleNamespace(
+            displacement=field, fields=(field, field[..., ::2, ::2, ::2]), moving_logits=logits, fixed_logits=-logits
+        )
+
+
+class Halving(nn.Module):
+    """Moves everything by one voxel of a grid with half as many voxels along each axis."""
+
+    def forward(self, moving, fixed):
+        fields = torch.ones(1, 3, 8, 8, 8), torch.ones(1, 3, 4, 4, 4)
+        return SimpleNamespace(displacement=fields[0], fields=fields, moving_logits=None, fixed_logits=None)
+
+
+def test_one_network_gives_its_own_displacement(make_network, configuration, images):
     network = make_network(configuration, (1.0, -2.0, 0.5)).eval()
-    images = torch.rand(2, 1, 1, 8, 8, 8)
-    displacement = ensemble_displacement([network], *images)
-    assert displacement.shape == (1, 3, 8, 8, 8)
-    assert displacement.dtype == torch.float32
-    torch.testing.assert_close(displacement, network(*images).displacement.detach())
+    found = ensemble([network], *images, PLAIN)
+    assert found.displacement.shape == (1, 3, 8, 8, 8)
+    assert found.displacement.dtype == torch.float32
+    torch.testing.assert_close(found.displacement, network(*images).displacement.detach())
+    assert found.variance is None
+    assert found.levels == ()
+    assert found.semantics is None
 
 
-def test_several_networks_are_averaged(make_network, configuration):
+def test_several_networks_are_averaged_and_their_variance_is_that_of_the_population(
+    make_network, configuration, images
+):
     networks = [make_network(configuration, shift).eval() for shift in ((1.0, 0.0, 0.0), (2.0, 0.0, -3.0))]
-    displacement = ensemble_displacement(networks, *torch.rand(2, 1, 1, 8, 8, 8))
-    expected = torch.tensor([1.5, 0.0, -1.5])[None, :, None, None, None].expand_as(displacement)
-    torch.testing.assert_close(displacement, expected)
+    found = ensemble(networks, *images, PLAIN)
+    expected = torch.tensor([1.5, 0.0, -1.5])[None, :, None, None, None].expand_as(found.displacement)
+    torch.testing.assert_close(found.displacement, expected)
+    variance = torch.tensor([0.25, 0.0, 2.25])[:, None, None, None].expand_as(found.variance)
+    torch.testing.assert_close(found.variance, variance)
 
 
-def test_no_gradient_is_kept(make_network, configuration):
+def test_no_gradient_is_kept(make_network, configuration, images):
     network = make_network(configuration).eval()
-    assert not ensemble_displacement([network], *torch.rand(2, 1, 1, 8, 8, 8)).requires_grad
+    assert not ensemble([network], *images, PLAIN).displacement.requires_grad
+
+
+def test_levels_are_given_in_voxels_of_the_finest(make_network, configuration, images):
+    _, coarse = ensemble([Halving()], *images, Views(levels=True)).levels
+    torch.testing.assert_close(coarse, torch.full((1, 3, 8, 8, 8), 2.0))  # a voxel of the coarse grid is two fine ones
+
+
+def test_the_segmentations_are_probabilities_of_the_foreground(make_network, configuration, images):
+    moving, fixed = ensemble([make_network(configuration).eval()], *images, Views(semantics=True)).semantics
+    assert moving.shape == fixed.shape == (1, configuration.network.num_labels - 1, 8, 8, 8)
+    assert moving.min() >= 0
+    assert moving.sum(dim=1).max() <= 1
+
+
+def test_a_network_leaves_the_device_after_its_turn_if_asked(make_network, configuration, images):
+    network = make_network(configuration).eval()
+    ensemble([network], *images, Views(one_at_a_time=True))
+    assert next(network.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_a_mirrored_field_moves_a_mirrored_image_as_the_field_moves_the_image(axes, images):
+    image, displacement = images[0], 2 * torch.rand(1, 3, 8, 8, 8) - 1
+    mirrored = [axis + 2 for axis in axes]
+    expected = warp(image, displacement).flip(mirrored)
+    torch.testing.assert_close(warp(image.flip(mirrored), mirror_field(displacement, axes)), expected)
+    torch.testing.assert_close(mirror_field(mirror_field(displacement, axes), axes), displacement)
+
+
+def test_mirroring_averages_what_the_network_says_of_each_mirrored_pair(images):
+    network, (moving, fixed) = Following(), images
+    found = ensemble([network], moving, fixed, Views(mirror_axes=(0, 1)))
+    views = [
+        mirror_field(network(*(each.flip([a + 2 for a in axes]) for each in images)).displacement, axes)
+        for axes in ((), (0,), (1,), (0, 1))
+    ]
+    torch.testing.assert_close(found.displacement, torch.stack(views).mean(dim=0))
+    torch.testing.assert_close(found.variance, torch.stack(views).var(dim=0, correction=0)[0])
+
+
+def test_segmentations_of_mirrored_images_are_mirrored_back(images):
+    plain = ensemble([Following()], *images, Views(semantics=True)).semantics
+    seen = ensemble([Following()], *images, Views(mirror_axes=(0, 1, 2), semantics=True)).semantics
+    torch.testing.assert_close(seen, plain)  # the network segments voxel by voxel

@@ -6,7 +6,8 @@ from biasreg.core.errors import GeometryError
 from biasreg.core.image_io import read_image, read_labels
 from biasreg.core.transform_io import read_displacement
 from biasreg.inference.export import SAVE_CHOICES, OutputFiles, write_labels, write_prediction
-from biasreg.inference.predictor import Prediction
+from biasreg.inference.prediction import FieldQuality, Prediction
+from biasreg.inference.trust import Trust
 
 
 @pytest.fixture
@@ -17,10 +18,13 @@ def grids(make_grid):
 def prediction_on(moving, fixed, channels=1):
     rng = np.random.default_rng(0)
     return Prediction(
+        fixed=fixed,
+        moving=moving,
         displacement=np.tile(np.float32([1.0, -2.0, 3.0]), (*fixed.shape, 1)),
         inverse=np.tile(np.float32([-1.0, 2.0, -3.0]), (*moving.shape, 1)),
-        inverse_error=None,
         warped=tuple(rng.normal(size=fixed.shape).astype(np.float32) for _ in range(channels)),
+        quality=FieldQuality(0.0, 0.0, None),
+        trust=Trust("PASS", ()),
     )
 
 
@@ -31,7 +35,7 @@ def names(folder):
 def test_fields_and_image_lie_on_the_grids_they_belong_to(tmp_path, grids):
     moving, fixed = grids
     prediction = prediction_on(moving, fixed)
-    write_prediction(OutputFiles(tmp_path, "a"), prediction, moving, fixed, ())
+    write_prediction(OutputFiles(tmp_path, "a"), prediction)
     assert names(tmp_path) == {"a_warp.nii.gz", "a_inverse_warp.nii.gz", "a_warped.nii.gz"}
     for name, field, grid in (("warp", prediction.displacement, fixed), ("inverse_warp", prediction.inverse, moving)):
         read, geometry = read_displacement(tmp_path / f"a_{name}.nii.gz")
@@ -43,14 +47,14 @@ def test_fields_and_image_lie_on_the_grids_they_belong_to(tmp_path, grids):
 
 
 def test_each_channel_has_a_file(tmp_path, grids):
-    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(*grids, channels=2), *grids, ())
+    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(*grids, channels=2))
     assert {"a_warped_0000.nii.gz", "a_warped_0001.nii.gz"} <= names(tmp_path)
     assert "a_warped.nii.gz" not in names(tmp_path)
 
 
 def test_further_outputs_are_written_on_request(tmp_path, grids):
     moving, fixed = grids
-    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(moving, fixed), moving, fixed, ("jacobian", "h5"))
+    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(moving, fixed), ("jacobian", "h5"))
     assert {"a_jacobian.nii.gz", "a_warp.h5"} <= names(tmp_path)
     jacobian = read_image(tmp_path / "a_jacobian.nii.gz")
     np.testing.assert_allclose(jacobian.array, 1, atol=1e-6)
@@ -59,13 +63,13 @@ def test_further_outputs_are_written_on_request(tmp_path, grids):
 
 def test_learn2regs_field_counts_voxels_of_a_shared_grid(tmp_path, grids):
     _, fixed = grids
-    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(fixed, fixed), fixed, fixed, ("learn2reg",))
+    write_prediction(OutputFiles(tmp_path, "a"), prediction_on(fixed, fixed), ("learn2reg",))
     assert "a_disp.nii.gz" in names(tmp_path)
 
 
 def test_learn2regs_field_of_different_grids_is_refused_before_anything_is_written(tmp_path, grids):
     with pytest.raises(GeometryError, match="one grid that both images share"):
-        write_prediction(OutputFiles(tmp_path, "a"), prediction_on(*grids), *grids, ("learn2reg",))
+        write_prediction(OutputFiles(tmp_path, "a"), prediction_on(*grids), ("learn2reg",))
     assert names(tmp_path) == set()
 
 
@@ -73,7 +77,7 @@ def test_labels_keep_their_type_and_images_may_have_another_ending(tmp_path, gri
     moving, fixed = grids
     files = OutputFiles(tmp_path, "a", ending=".mha")
     write_labels(files, np.full(fixed.shape, 300, dtype=np.uint16), fixed)
-    write_prediction(files, prediction_on(moving, fixed), moving, fixed, ())
+    write_prediction(files, prediction_on(moving, fixed))
     assert names(tmp_path) == {"a_warped_seg.mha", "a_warped.mha", "a_warp.nii.gz", "a_inverse_warp.nii.gz"}
     assert (read_labels(tmp_path / "a_warped_seg.mha").array == 300).all()
 

@@ -48,7 +48,7 @@ def make_predictor(configuration, make_network):
 
     def make(prealignment="center", shift=(0.0, 0.0, 0.0)):
         plans = replace(configuration.preprocessing, prealignment=prealignment)
-        return Predictor([make_network(configuration, shift)], FrameSource(plans), CPU)
+        return Predictor([make_network(configuration, shift)], FrameSource(plans), configuration, CPU)
 
     return make
 

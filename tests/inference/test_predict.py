@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from dataclasses import replace
+from threading import Event
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from biasreg.core.serialization import file_hash, read_record
 from biasreg.core.transform_io import read_displacement
 from biasreg.evaluation.metrics import dice_per_label
 from biasreg.inference import predict
+from biasreg.inference.export import SAVE_CHOICES
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
-from biasreg.inference.record import PredictionRecord
+from biasreg.inference.record import PredictionRecord, Settings
 from biasreg.network.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
@@ -74,7 +76,8 @@ def test_the_record_is_strict_json_and_complete(folders, write_model, write_pair
     assert [file.role for file in record.inputs] == ["moving", "fixed", "moving_seg", "fixed_seg"]
     assert record.inputs[0].sha256 == file_hash(folders[0] / "a_moving.nii.gz")
     assert set(record.outputs) == {f"a{suffix}" for suffix in OUTPUTS if suffix != ".json"}
-    stages = {"read", "prealign", "resample", "network", "field", "inverse", "warp", "folding", "labels", "write"}
+    before = {"read", "prealign", "resample", "network", "agreement"}
+    stages = before | {"field", "inverse", "warp", "folding", "extras", "labels", "write"}
     assert set(record.seconds) == stages | {"total"}
     assert record.seconds["total"] == pytest.approx(sum(record.seconds[stage] for stage in stages), rel=0.2)
     assert record.quality.folding_percent == 0
@@ -117,7 +120,7 @@ def test_further_outputs_are_saved_and_recorded(folders, write_model, write_pair
     run(folders, write_model(), save=("jacobian", "h5"))
     record = read_record(folders[1] / "a.json", PredictionRecord)
     assert {"a_jacobian.nii.gz", "a_warp.h5"} <= set(record.outputs)
-    assert record.save == ("jacobian", "h5")
+    assert record.settings == Settings(save=("jacobian", "h5"))
 
 
 def corrupt(pairs):
@@ -196,7 +199,7 @@ def test_even_a_fault_of_the_program_stops_only_its_pair_but_shows_where(
 ):
     for name in "ab":
         write_pair(folders[0], name)
-    original = predict.field_metrics
+    original = predict.warp_moving_labels
     calls = iter([0, 1])
 
     def fail_once(*arguments):
@@ -204,7 +207,7 @@ def test_even_a_fault_of_the_program_stops_only_its_pair_but_shows_where(
             raise IndexError("a fault of the program")
         return original(*arguments)
 
-    monkeypatch.setattr(predict, "field_metrics", fail_once)
+    monkeypatch.setattr(predict, "warp_moving_labels", fail_once)
     assert list(run(folders, write_model())) == ["a"]
     assert "b.json" in names(folders[1])
     assert "Traceback" in caplog.text
@@ -245,33 +248,33 @@ def test_failures_say_that_files_of_an_earlier_run_are_still_there(folders, writ
 def test_an_interruption_stops_at_once_and_leaves_whole_pairs_only(folders, write_model, write_pair, monkeypatch):
     for name in "abc":
         write_pair(folders[0], name)
-    calls = []
-    original = predict.write_labels
+    original = predict.Predictor.estimate
+    written = Event()
 
-    def interrupt(*arguments):
-        calls.append(arguments)
-        if len(calls) == 2:
+    def interrupt(predictor, prepared):
+        if written.is_set():
             raise KeyboardInterrupt
-        original(*arguments)
+        written.set()
+        return original(predictor, prepared)
 
-    monkeypatch.setattr(predict, "write_labels", interrupt)
+    monkeypatch.setattr(predict.Predictor, "estimate", interrupt)
     model = write_model()
     with pytest.raises(KeyboardInterrupt):
         run(folders, model)
-    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS}
+    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS}  # what is under way is finished, b is not begun
 
 
 @pytest.fixture
 def registered(monkeypatch):
     """Names of the pairs that are registered, in order."""
     done = []
-    original = predict._predict_pair
+    original = predict._Batch.register
 
-    def watch(predictor, pair, *rest):
-        done.append(pair.identifier)
-        return original(predictor, pair, *rest)
+    def watch(batch, work):
+        done.extend([] if work is None else [work.pair.identifier])
+        return original(batch, work)
 
-    monkeypatch.setattr(predict, "_predict_pair", watch)
+    monkeypatch.setattr(predict._Batch, "register", watch)
     return done
 
 
@@ -286,7 +289,10 @@ def test_continuing_does_only_what_is_missing(folders, write_model, write_pair, 
     registered.clear()
     run(folders, model, overwrite=False)
     assert registered == ["b", "c"]
-    assert f"registered 2 of 3 pair(s) into {folders[1]}; folding at most 0 %; 1 were registered already" in caplog.text
+    assert (
+        f"registered 2 of 3 pair(s) into {folders[1]}; 0 PASS, 2 WARN, 0 FAIL; folding at most 0 %; 1 were"
+        in caplog.text
+    )
     run(folders, model)
     assert registered == ["b", "c", "a", "b", "c"]
 
@@ -388,7 +394,10 @@ def test_a_registered_batch_ends_with_a_line_that_says_so(folders, write_model, 
         write_pair(folders[0], name, labels=False)
     make_constant(folders[0])
     run(folders, write_model())
-    assert caplog.messages[-1] == f"registered 2 of 3 pair(s) into {folders[1]}; folding at most 0 %; 1 failed"
+    assert (
+        caplog.messages[-1]
+        == f"registered 2 of 3 pair(s) into {folders[1]}; 0 PASS, 2 WARN, 0 FAIL; folding at most 0 %; 1 failed"
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
@@ -431,3 +440,69 @@ def test_a_file_that_is_cut_within_the_gzip_header_is_one_failure(folders, write
 
 def test_nothing_failed_is_no_error():
     check_failures({})
+
+
+def test_parts_divide_the_batch_and_name_what_is_wrong_once(folders, write_model, write_pair):
+    for name in "abcde":
+        write_pair(folders[0], name, labels=False)
+    (folders[0] / "e_fixed.nii.gz").unlink()
+    model = write_model()
+    failures = [run(folders, model, part=(number, 3)) for number in range(3)]
+    assert [list(each) for each in failures] == [["e"], [], []]
+    assert {path.stem for path in folders[1].glob("*.json")} == set("abcd")
+
+
+def test_a_part_may_be_empty(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    assert run(folders, write_model(), part=(1, 2)) == {}
+    assert names(folders[1]) == set()
+
+
+def test_all_further_outputs_can_be_had_at_once(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    save = tuple(choice for choice in SAVE_CHOICES if choice != "learn2reg")  # whose grids must be equal
+    assert run(folders, write_model(folds=("0", "1")), save=save) == {}
+    further = {f"a{suffix}" for suffix in ("_jacobian.nii.gz", "_folding.nii.gz", "_inverse_error.nii.gz", "_warp.h5")}
+    further |= {"a_uncertainty.nii.gz", "a_level1_warp.nii.gz", "a_features.npz"}
+    assert names(folders[1]) == further | {f"a{suffix}" for suffix in OUTPUTS}
+    assert read_image(folders[1] / "a_folding.nii.gz").array.max() == 0
+    assert read_image(folders[1] / "a_uncertainty.nii.gz").array.max() == 0  # the folds are alike
+    assert read_image(folders[1] / "a_inverse_error.nii.gz").array.max() < 0.01
+    with np.load(folders[1] / "a_features.npz") as features:
+        assert "moving_enhanced_level0" in features
+
+
+def test_images_are_written_uncompressed_on_request_and_fields_never(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    run(folders, write_model(), compressed=False)
+    expected = {"a.json", "a_warp.nii.gz", "a_inverse_warp.nii.gz", "a_warped.nii", "a_warped_seg.nii"}
+    assert names(folders[1]) == expected
+
+
+@pytest.mark.parametrize("changed", [{"mirror_axes": (0,)}, {"refine_steps": 1}, {"compressed": False}])
+def test_continuing_with_other_settings_does_it_again(folders, write_model, write_pair, registered, caplog, changed):
+    caplog.set_level(logging.INFO)
+    write_pair(folders[0], "a")
+    model = write_model()
+    run(folders, model)
+    run(folders, model, overwrite=False, **changed)
+    assert registered == ["a", "a"]
+    assert "pair a: registered with other settings before; it is done again" in caplog.text
+
+
+def test_the_record_says_how_far_the_pair_can_be_trusted(folders, write_model, write_pair, caplog):
+    write_pair(folders[0], "a")
+    run(folders, write_model(shift=(9.0, 0.0, 0.0)))
+    trust = read_record(folders[1] / "a.json", PredictionRecord).trust
+    assert trust.status == "FAIL"
+    assert "pair a: FAIL similarity: dissimilarity" in caplog.text
+
+
+def test_several_threads_give_the_same_files(folders, write_model, write_pair):
+    for name in "abcd":
+        write_pair(folders[0], name)
+    model = write_model(shift=(1.0, 0.0, 0.0))
+    run(folders, model)
+    run((folders[0], folders[1].with_name("threads")), model, workers=(2, 3))
+    for path in folders[1].glob("*.nii.gz"):
+        assert (folders[1].with_name("threads") / path.name).read_bytes() == path.read_bytes()

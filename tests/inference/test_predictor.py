@@ -1,15 +1,20 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import Mock
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 
-from biasreg.core.errors import CheckpointError, ImageError, PlansError, PredictionError, WeightsError
+from biasreg.core.errors import CheckpointError, ImageError, InputError, PlansError, PredictionError, WeightsError
 from biasreg.core.geometry import Geometry, apply_affine
 from biasreg.core.image_io import Image, write_image
 from biasreg.core.serialization import file_hash
 from biasreg.evaluation.metrics import dice_per_label, sample_displacement
+from biasreg.inference.estimation import RegistrationOptions
 from biasreg.inference.models import ModelRequest, find_model
 from biasreg.inference.predictor import Predictor
 from biasreg.network.build import build_network
@@ -31,7 +36,7 @@ ORIENTATIONS = ("RAS", "LPS", "LAS", "SRP", "oblique")
 
 
 def predictor_of(configuration, *networks, reference=None):
-    return Predictor(networks, FrameSource(configuration.preprocessing, reference), CPU)
+    return Predictor(networks, FrameSource(configuration.preprocessing, reference), configuration, CPU)
 
 
 def smoothly_deforming(network):
@@ -54,7 +59,7 @@ def test_without_flow_the_pre_alignment_alone_joins_the_centres(
     np.testing.assert_allclose(result.inverse, np.broadcast_to(-shift, (*moving.geometry.shape, 3)), atol=1e-3)
     warped = warp_label_map(moving_labels, result.displacement, fixed.geometry)
     assert min(dice_per_label(warped, fixed_labels.array, (3, 7)).values()) > 0.8
-    assert result.inverse_error.max_mm < 2e-3
+    assert result.quality.inverse_error.max_mm < 2e-3
     assert result.notices == ()
 
 
@@ -185,16 +190,18 @@ def test_the_reported_inverse_error_is_small_and_true(configuration, make_grid, 
     error = np.linalg.norm(back, axis=1)
     assert np.linalg.norm(result.inverse[moving.array > 0], axis=1).mean() > 2
     assert error.mean() < 0.1
-    assert error.max() * 0.999 < result.inverse_error.max_mm < 0.5  # over the whole grid, also beyond the network's
-    assert result.inverse_error.mean_mm == pytest.approx(error.mean(), rel=0.5)
-    assert result.inverse_error.percentile95_mm < 0.2
+    assert (
+        error.max() * 0.999 < result.quality.inverse_error.max_mm < 0.5
+    )  # over the whole grid, also beyond the network's
+    assert result.quality.inverse_error.mean_mm == pytest.approx(error.mean(), rel=0.5)
+    assert result.quality.inverse_error.percentile95_mm < 0.2
 
 
 def test_images_that_share_no_place_have_no_inverse_error(configuration, make_network, make_grid, draw_anatomy):
     plain = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="none"))
     moving, fixed = (draw_anatomy(make_grid(center=(x, 0, 0)), (x, 0, 0))[0] for x in (0, 500))
     result = predictor_of(plain, make_network(plain)).register([moving], [fixed])
-    assert result.inverse_error is None
+    assert result.quality.inverse_error is None
     assert (result.warped[0] == 0).all()
     assert result.notices
 
@@ -205,7 +212,7 @@ def test_an_inverse_that_cannot_exist_is_reported_as_large(configuration, make_g
             return SimpleNamespace(displacement=4 * super().forward(moving, fixed).displacement)
 
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
-    assert predictor_of(configuration, Fold()).register([image], [image]).inverse_error.max_mm > 2
+    assert predictor_of(configuration, Fold()).register([image], [image]).quality.inverse_error.max_mm > 2
 
 
 def test_every_channel_is_warped_alike(two_channels, make_network, make_grid, draw_anatomy):
@@ -345,7 +352,9 @@ def test_a_model_whose_base_is_not_installed_or_another_names_what_to_install(ad
 def test_each_stage_is_timed(configuration, make_network, make_grid, draw_anatomy):
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
     seconds = predictor_of(configuration, make_network(configuration)).register([image], [image]).seconds
-    assert set(seconds) == {"prealign", "resample", "network", "field", "inverse", "warp"}
+    assert set(seconds) == {
+        *("prealign", "resample", "network", "agreement", "field", "inverse", "warp", "folding", "extras"),
+    }
     assert min(seconds.values()) >= 0
 
 
@@ -370,6 +379,137 @@ def test_a_checkpoint_of_another_configuration_is_refused(write_model, configura
 def test_weights_that_do_not_fit_the_network_are_refused(write_model, configuration, monkeypatch, make_network):
     folder = write_model()
     wider = make_network(replace(configuration, network=replace(configuration.network, decoder_channels=(4, 4, 6))))
-    monkeypatch.setattr("biasreg.inference.predictor.build_network", lambda plans: wider)
+    monkeypatch.setattr("biasreg.inference.loading.build_network", lambda plans: wider)
     with pytest.raises(CheckpointError, match=r"do not fit the network of biasreg .*size mismatch"):
         Predictor.from_model(find_model(folder.parents[1], ModelRequest()), CPU)
+
+
+def test_images_may_be_files_simpleitk_or_nibabel_images_or_arrays(
+    configuration, make_network, make_grid, draw_anatomy, tmp_path
+):
+    moving, fixed = draw_anatomy(make_grid("LPS"), (3, 0, 0))[0], draw_anatomy(make_grid("oblique"), (0, 0, 0))[0]
+    predictor = predictor_of(configuration, smoothly_deforming(make_network(configuration)))
+    expected = predictor.register(moving, fixed).displacement
+    for name, image in (("moving.nii.gz", moving), ("fixed.nii.gz", fixed)):
+        write_image(tmp_path / name, image.array, image.geometry)
+    paths = [tmp_path / "moving.nii.gz", tmp_path / "fixed.nii.gz"]
+    for images in (paths, map(nibabel.load, paths), [(each.array, each.geometry.affine) for each in (moving, fixed)]):
+        np.testing.assert_allclose(predictor.register(*images).displacement, expected, atol=2e-3)
+    itk = [SimpleITK.ReadImage(str(path)) for path in paths]
+    np.testing.assert_allclose(predictor.register(*itk).displacement, expected, atol=2e-3)
+
+
+def test_a_model_is_loaded_by_the_root_of_its_results_alone(write_model, make_grid, draw_anatomy):
+    results = write_model(shift=(1.0, 0.0, 0.0)).parents[1]
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    displacement = Predictor.from_results(results, device="cpu").register(image, image).displacement
+    np.testing.assert_allclose(displacement.mean(axis=(0, 1, 2)), [2, 0, 0], atol=1e-3)
+
+
+def test_threads_that_share_a_predictor_get_what_one_gets(configuration, make_network, make_grid, draw_anatomy):
+    predictor = predictor_of(configuration, smoothly_deforming(make_network(configuration)))
+    images = [draw_anatomy(make_grid(), (shift, 0, 0))[0] for shift in range(4)]
+    alone = [predictor.register(image, images[0]).displacement for image in images]
+    with ThreadPoolExecutor(4) as executor:
+        together = list(executor.map(lambda image: predictor.register(image, images[0]).displacement, images))
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_with_too_little_memory_it_goes_on_in_smaller_steps(
+    configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog, failures
+):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    network = make_network(configuration, (1.0, 0.0, 0.0))
+    predictor = predictor_of(configuration, network)
+    expected = predictor.register(image, image).displacement
+    calls, forward = [], network.forward
+
+    def run_out(moving, fixed):
+        calls.append(1)
+        if len(calls) <= failures:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(moving, fixed)
+
+    monkeypatch.setattr(network, "forward", run_out)
+    np.testing.assert_array_equal(predictor.register(image, image).displacement, expected)
+    assert ("one after the other" in caplog.text, "registered on the CPU" in caplog.text) == (True, failures == 2)
+
+
+def test_memory_that_never_suffices_is_an_error(configuration, make_network, make_grid, draw_anatomy, monkeypatch):
+    network = make_network(configuration)
+    monkeypatch.setattr(network, "forward", Mock(side_effect=torch.cuda.OutOfMemoryError("CUDA out of memory")))
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        predictor_of(configuration, network).register(image, image)
+
+
+def with_options(predictor, **options):
+    return Predictor(predictor.networks, predictor.frames, predictor.plans, CPU, RegistrationOptions(**options))
+
+
+def test_uncertainty_is_the_distance_of_the_folds_in_mm(configuration, make_network, make_grid, draw_anatomy):
+    networks = [make_network(configuration, shift) for shift in ((0.0, 0.0, 0.0), (2.0, 0.0, 2.0))]
+    image, _ = draw_anatomy(make_grid("LPS", (2.0, 2.5, 3.0)), (0, 0, 0))
+    predictor = with_options(predictor_of(configuration, *networks), extras=("uncertainty",))
+    uncertainty = predictor.register(image, image).uncertainty
+    assert uncertainty.shape == image.geometry.shape
+    dx, _, dz = configuration.preprocessing.spacing
+    np.testing.assert_allclose(uncertainty, np.hypot(dx, dz), rtol=1e-4)  # one voxel from the mean, to either side
+
+
+def test_uncertainty_of_one_view_of_one_network_is_refused(configuration, make_network):
+    with pytest.raises(InputError, match="one network that sees it once"):
+        with_options(predictor_of(configuration, make_network(configuration)), extras=("uncertainty",))
+
+
+def test_mirroring_changes_nothing_where_the_network_ignores_what_it_sees_but_its_sign(
+    configuration, make_network, make_grid, draw_anatomy
+):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration, (1.0, 2.0, 3.0)))
+    mirrored = with_options(predictor, mirror_axes=(0,)).register(image, image).displacement
+    expected = [0, 2 * configuration.preprocessing.spacing[1], 3 * configuration.preprocessing.spacing[2]]
+    np.testing.assert_allclose(mirrored, np.broadcast_to(expected, mirrored.shape), atol=3e-3)
+
+
+def test_levels_are_total_fields_on_the_fixed_grid(configuration, make_network, make_grid, draw_anatomy):
+    moving, fixed = draw_anatomy(make_grid("LPS"), (3, 0, 0))[0], draw_anatomy(make_grid(), (0, 0, 0))[0]
+    network = make_network(configuration, (1.0, 0.0, 0.0))
+    result = with_options(predictor_of(configuration, network), extras=("levels",)).register(moving, fixed)
+    assert set(result.levels) == {1}
+    np.testing.assert_allclose(
+        result.displacement - result.levels[1], np.broadcast_to([2, 0, 0], result.displacement.shape), atol=3e-3
+    )
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_refinement_brings_the_images_closer_on_any_grid(
+    configuration, make_network, make_grid, draw_anatomy, orientation
+):
+    moving, moving_labels = draw_anatomy(make_grid(orientation, (2.0, 2.5, 3.0)), (0, 0, 0))
+    fixed, fixed_labels = draw_anatomy(make_grid("RAS", (2.0, 2.0, 2.0)), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration, (2.0, 0.0, 0.0)))  # 4 mm wrong
+    plain, refined = (with_options(predictor, refine_steps=steps).register(moving, fixed) for steps in (0, 30))
+    dice = [
+        np.mean(
+            list(
+                dice_per_label(
+                    warp_label_map(moving_labels, each.displacement, fixed.geometry), fixed_labels.array, (3, 7)
+                ).values()
+            )
+        )
+        for each in (plain, refined)
+    ]
+    assert dice[1] > dice[0] + 0.05
+    assert refined.quality.folding_percent == 0
+    assert refined.quality.inverse_error.percentile95_mm < 0.5
+
+
+def test_refinement_uses_a_finer_grid_where_the_images_are_finer(configuration, make_network, make_grid, draw_anatomy):
+    fine, coarse = (draw_anatomy(make_grid(spacing=(step,) * 3), (0, 0, 0))[0] for step in (1.0, 2.0))
+    predictor = with_options(predictor_of(configuration, make_network(configuration)), refine_steps=1)
+    shapes = [len(predictor.prepare(image, image).canonical) for image in (fine, coarse)]
+    assert shapes == [2, 1]
+    shape = predictor.estimate(predictor.prepare(fine, fine)).displacement.shape[2:]
+    assert tuple(shape) == tuple(2 * size for size in configuration.preprocessing.patch_size)

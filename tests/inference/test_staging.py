@@ -3,20 +3,22 @@ from dataclasses import replace
 import pytest
 
 from biasreg.core.serialization import read_record, write_record
-from biasreg.inference.predictor import InverseError
-from biasreg.inference.record import FieldQuality, InputFile, PredictionRecord, Provenance
+from biasreg.inference.prediction import FieldQuality, InverseError
+from biasreg.inference.record import InputFile, PredictionRecord, Provenance, Settings
 from biasreg.inference.staging import read_earlier_record, record_path, staged
+from biasreg.inference.trust import Trust
 
 RECORD = PredictionRecord(
     pair="a",
     written="2026-01-01T00:00:00+00:00",
     provenance=Provenance("model", {"fold_0/checkpoint_best.pth": "0"}, "cpu", {"biasreg": "1"}),
     inputs=(InputFile("moving", "a.nii.gz", "1"), InputFile("fixed", "b.nii.gz", "2")),
-    save=(),
+    settings=Settings(),
     outputs=("a_warp.nii.gz", "a_warped.nii.gz"),
     prealignment="affine",
     seconds={"total": 1.0},
     quality=FieldQuality(0.0, None, InverseError(0.0, 0.0, 0.0)),
+    trust=Trust("PASS", ()),
     accuracy=None,
     notices=(),
 )

@@ -1,0 +1,121 @@
+"""What is done to a pair before the networks see it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biasreg.core.errors import ImageError
+from biasreg.core.image_io import Image
+from biasreg.inference.plausibility import check_content, content_notices
+from biasreg.inference.stages import timed
+from biasreg.planning.data_ranges import DataRanges, suspicions
+from biasreg.planning.plans import PreprocessingPlans
+from biasreg.preprocessing.frames import FrameSource
+from biasreg.preprocessing.prealign import foreground_center
+from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid, canonical_image
+
+ROLES = ("moving", "fixed")
+# A grid that is finer than the images by more than this shows nothing new.
+FINEST_SHARE = 0.75
+
+Frames = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """A pair as the networks will see it.
+
+    Attributes:
+        images: Moving and fixed image, one `Image` per channel.
+        frames: Of moving and fixed image, (4, 4), canonical mm → world RAS mm.
+        canonical: Both on the canonical grid, then on finer and finer ones for refinement.
+        suspicions: In what the images are unlike those of training; None where it is not known what these were like.
+        notices: What a user should know about them.
+        seconds: Wall time per stage.
+    """
+
+    images: tuple[tuple[Image, ...], tuple[Image, ...]]
+    frames: Frames
+    canonical: tuple[tuple[CanonicalImage, CanonicalImage], ...]
+    suspicions: tuple[str, ...] | None
+    notices: tuple[str, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def prepare_pair(
+    images: tuple[tuple[Image, ...], tuple[Image, ...]],
+    source: FrameSource,
+    initial: NDArray[np.float64] | None,
+    ranges: DataRanges | None,
+    finest_voxels: int,
+) -> PreparedPair:
+    """Bring moving and fixed image into the canonical frame.
+
+    Args:
+        images: Moving and fixed image, one `Image` per channel.
+        source: What frames are found from.
+        initial: (4, 4) matrix from fixed to moving points, RAS mm, in place of the planned pre-alignment.
+        ranges: What the training images were like; None if that is not known.
+        finest_voxels: Largest grid that refinement may use; 0 for no refinement.
+
+    Returns:
+        The pair.
+
+    Raises:
+        ImageError: If the number of channels is not the model's, or an image shows nothing.
+    """
+    plans, seconds = source.plans, dict[str, float]()
+    _check_channels(images, len(plans.normalization))
+    with timed(seconds, "prealign"):
+        frames = _frames(images, source, initial)
+    with timed(seconds, "resample"):
+        canonical = tuple(
+            (canonical_image(images[0], frames[0], finer), canonical_image(images[1], frames[1], finer))
+            for finer in [plans, *_finer_plans(plans, images, finest_voxels)]
+        )
+        named = list(zip(ROLES, images, canonical[0], strict=True))
+        for role, image, item in named:
+            check_content(role, image, item)
+        grid = canonical_grid(plans)
+        notices = [note for role, _, item in named for note in content_notices(role, item, grid, plans.crop)]
+        unlike = None
+        if ranges is not None:
+            unlike = tuple(text for role, image, _ in named for text in suspicions(role, image, ranges, plans))
+    return PreparedPair(images, frames, canonical, unlike, tuple(notices), seconds)
+
+
+def _check_channels(images: Sequence[Sequence[Image]], expected: int) -> None:
+    for role, image in zip(ROLES, images, strict=True):
+        if len(image) != expected:
+            raise ImageError(
+                f"the {role} image has {len(image)} channel(s), the model was trained with {expected} · "
+                "give one file per channel, ending in _0000, _0001, ..."
+            )
+
+
+def _frames(
+    images: tuple[tuple[Image, ...], tuple[Image, ...]], source: FrameSource, initial: NDArray[np.float64] | None
+) -> Frames:
+    """Find the frames of moving and fixed image; a given map leads from the fixed frame to the moving one."""
+    moving, fixed = images[0][0], images[1][0]
+    center = foreground_center(fixed, source.plans.modality)
+    of_fixed = source.frame(fixed, center)
+    return source.frame(moving, center) if initial is None else initial @ of_fixed, of_fixed
+
+
+def _finer_plans(
+    plans: PreprocessingPlans, images: Sequence[Sequence[Image]], finest_voxels: int
+) -> list[PreprocessingPlans]:
+    """Halve the voxels of the canonical grid as often as the images show more, and the grid does not get too large."""
+    native = min(min(image[0].geometry.spacing) for image in images)
+    finer, found = plans, list[PreprocessingPlans]()
+    while True:
+        x, y, z = finer.spacing
+        i, j, k = finer.patch_size
+        finer = replace(finer, spacing=(x / 2, y / 2, z / 2), patch_size=(2 * i, 2 * j, 2 * k))
+        if min(finer.spacing) < FINEST_SHARE * native or math.prod(finer.patch_size) > finest_voxels:
+            return found
+        found.append(finer)

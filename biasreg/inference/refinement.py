@@ -1,0 +1,153 @@
+"""Refine the field of one pair on that pair's own images: instance optimisation, without labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from biasreg.losses.overlap import soft_dice_loss
+from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.planning.plans import TrainingPlans
+from biasreg.spatial.displacement import compose, resize
+from biasreg.spatial.warp import positions, sample
+
+# As Greedy has them by default: the force is smoothed like a viscous fluid's, what it has moved so far like an elastic
+# body's. Both in voxels.
+VISCOUS_SIGMA = 1.732
+ELASTIC_SIGMA = 0.707
+LARGEST_STEP_VOXELS = 0.5  # smaller than a step that could fold after smoothing
+_KERNEL_RADIUS_SIGMAS = 3.0
+
+# Radius 2, as Greedy's default. The recipe's wider window suits a field that is learnt over many pairs: on brains
+# affine registration and 30 steps reached a Dice of 0.762 with 5 voxels, and 0.745 with 9.
+WINDOW_VOXELS = 5
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level of refinement looks at, all on one grid.
+
+    Attributes:
+        moving: (1, C + K, X, Y, Z): intensities in [0, 1], then the probabilities of K labels; K may be 0.
+        fixed: The same of the fixed image.
+        moving_mask: (1, 1, X, Y, Z), 1 inside the moving image's field of view.
+        fixed_mask: (1, 1, X, Y, Z), 1 inside the fixed image's field of view.
+        channels: C.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    moving_mask: Tensor
+    fixed_mask: Tensor
+    channels: int
+
+
+def refine(displacement: Tensor, levels: Sequence[Level], plans: TrainingPlans, steps: int) -> Tensor:
+    """Move a displacement further downhill on the similarity of the two images, coarse to fine.
+
+    No labels are needed: where the network segments, the overlap of its two segmentations counts as it did in training,
+    so that what labels have taught is not traded for intensities.
+
+    The result is r(x) + u(x + r(x)), where u is the given displacement and r starts at 0. Each step warps the moving
+    image once, and takes the force f = −∂loss/∂W · ∇W on the warped image W:
+
+        s = ε · G_viscous f / max |G_viscous f|;   r(x) ← G_elastic (s(x) + r(x + s(x)))
+
+    ε falls to 0 over the steps of a level. r is smooth by construction and u is never smoothed, so that what the
+    network has found stays. Of all steps of a level the best r is kept; the first is r as the level began.
+
+    Args:
+        displacement: u, (1, 3, X, Y, Z) in voxels of its grid.
+        levels: Images from the coarsest to the finest grid, all over the displacement's field of view.
+        plans: Kind of similarity, and the weights of similarity and overlap.
+        steps: Steps on each grid, at least 1.
+
+    Returns:
+        (1, 3, X', Y', Z') in voxels of the finest grid.
+
+    Source:
+        Joshi, Davis, Jomier, Gerig: Unbiased diffeomorphic atlas construction, NeuroImage 2004,
+        doi:10.1016/j.neuroimage.2004.07.068 (greedy iteration); Yushkevich et al., Greedy (step and smoothing), whose
+        transform starts from an affine map instead.
+    """
+    residual = torch.zeros_like(displacement)
+    for level in levels:
+        shape = level.fixed.shape[2:]
+        residual = _descend(resize(displacement, shape), resize(residual, shape), level, plans, steps)
+    finest = residual.shape[2:]
+    return compose(residual, resize(displacement, finest))
+
+
+def _descend(start: Tensor, residual: Tensor, level: Level, plans: TrainingPlans, steps: int) -> Tensor:
+    """Give the best residual of a level."""
+    best, lowest = residual, float("inf")
+    for step in range(steps + 1):
+        coordinates = positions(compose(residual, start))
+        loss, force = _force(coordinates, level, plans)
+        if loss < lowest:
+            best, lowest = residual, loss
+        if step == steps:
+            break
+        update = smooth(force, VISCOUS_SIGMA)
+        largest = update.square().sum(dim=1).max().sqrt()
+        if float(largest) == 0:
+            break
+        update *= LARGEST_STEP_VOXELS * (1 - step / steps) / largest
+        residual = smooth(compose(update, residual), ELASTIC_SIGMA)
+    return best
+
+
+def _force(coordinates: Tensor, level: Level, plans: TrainingPlans) -> tuple[float, Tensor]:
+    """Warp the moving image; give the loss, and in which direction each voxel should look for better."""
+    warped = sample(level.moving, coordinates, padding="zeros").requires_grad_()
+    weight = level.fixed_mask * sample(level.moving_mask, coordinates, padding="zeros")
+    with torch.enable_grad():
+        loss = _objective(warped, level, weight, plans)
+        (slope,) = torch.autograd.grad(loss, warped)
+    gradients = torch.gradient(warped.detach(), dim=(2, 3, 4))
+    return float(loss.detach()), -torch.cat(
+        [(slope * gradient).sum(dim=1, keepdim=True) for gradient in gradients], dim=1
+    )
+
+
+def _objective(warped: Tensor, level: Level, weight: Tensor, plans: TrainingPlans) -> Tensor:
+    """Weigh dissimilarity of the intensities and of the segmentations as in training."""
+    images, labels = warped[:, : level.channels], warped[:, level.channels :]
+    fixed_images, fixed_labels = level.fixed[:, : level.channels], level.fixed[:, level.channels :]
+    if plans.similarity == "mind":
+        loss = mind_ssc_loss(images, fixed_images, weight)
+    else:
+        loss = local_ncc_loss(images, fixed_images, window=WINDOW_VOXELS, weight=weight)
+    loss = plans.weights.similarity * loss
+    if labels.shape[1] == 0:
+        return loss
+    found = (level.moving[:, level.channels :].flatten(2).sum(dim=2) > 1) & (fixed_labels.flatten(2).sum(dim=2) > 1)
+    return loss + plans.weights.overlap * soft_dice_loss(labels, fixed_labels, found)
+
+
+def smooth(field: Tensor, sigma: float) -> Tensor:
+    """Smooth a field by a Gaussian, axis by axis; beyond the grid the border's value counts.
+
+    Args:
+        field: (1, C, X, Y, Z).
+        sigma: Standard deviation in voxels.
+
+    Returns:
+        The same shape.
+    """
+    radius = max(1, round(_KERNEL_RADIUS_SIGMAS * sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    for axis in (2, 3, 4):
+        padding = [0] * 6  # F.pad counts axes from the last one
+        padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = radius
+        padded = F.pad(field, padding, mode="replicate")
+        size = field.shape[axis]
+        field = sum(
+            (weight * padded.narrow(axis, start, size) for start, weight in enumerate(weights.tolist())),
+            start=torch.zeros_like(field),
+        )
+    return field
