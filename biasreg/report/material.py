@@ -189,8 +189,8 @@ def _read_pairs(request: ReportRequest, reader: _Reader) -> tuple[PredictedPair,
     if unknown:
         reader.note(
             "Records of pairs",
-            f"{len(unknown)} of {len(pairs)} pairs have no record, or one of another version of biasreg, so that what "
-            "registered them is not known; the first is " + unknown[0],
+            f"{len(unknown)} of {len(pairs)} pairs have no record of biasreg, so that what registered them is not "
+            "known; the first is " + unknown[0],
         )
     return pairs
 

@@ -1,22 +1,28 @@
 """The registered pairs of a folder: which there are, what their records say, and where their images lie."""
 
 import dataclasses
+import logging
 import re
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from biasreg.core.errors import RecordError
 from biasreg.core.image_io import IMAGE_ENDINGS, image_files
 from biasreg.core.pairs import PairFiles
 from biasreg.core.serialization import file_hash, from_json, read_json
-from biasreg.inference.record import PredictionRecord
+from biasreg.inference.record import Accuracy, InputFile, Provenance
 from biasreg.inference.staging import record_path
+
+logger = logging.getLogger(__name__)
 
 _WARP = re.compile(r"(?P<pair>.+)_warp(?P<ending>\.nii\.gz|\.nii|\.mha|\.mhd|\.nrrd)")
 _FURTHER_FIELD = re.compile(r"(.+)_(?:inverse|level\d+)")  # fields of a pair beside its transform
-_STATUSES = ("PASS", "WARN", "FAIL")
+
+
+Status = Literal["PASS", "WARN", "FAIL"]
 
 
 @dataclass(frozen=True)
@@ -25,26 +31,77 @@ class TrustCheck:
 
     Attributes:
         name: What was checked.
-        status: `PASS`, `WARN` or `FAIL`.
+        status: What came of it.
         text: What was found.
     """
 
     name: str
-    status: str
+    status: Status
     text: str
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whether a pair's result may be trusted, as its record says.
+    """Whether a pair's result may be trusted.
 
     Attributes:
-        status: The worst of its checks.
+        status: That of the worst check.
         checks: The checks.
     """
 
-    status: str
-    checks: tuple[TrustCheck, ...] = ()
+    status: Status
+    checks: tuple[TrustCheck, ...]
+
+
+@dataclass(frozen=True)
+class InverseQuality:
+    """How well the two fields undo each other, mm.
+
+    Attributes:
+        percentile95_mm: 95th percentile of the error.
+    """
+
+    percentile95_mm: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How regular the transform is.
+
+    Attributes:
+        folding_percent: Share of folding voxels, 0 to 100.
+        log_jacobian_std: Spread of log det J.
+        inverse_error: How well it is undone.
+    """
+
+    folding_percent: float
+    log_jacobian_std: float | None
+    inverse_error: InverseQuality | None
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """What a report shows of a pair's record: a part of `PredictionRecord`, in which records of all versions agree.
+
+    Attributes:
+        written: When, in UTC (ISO 8601).
+        provenance: What registered the pair.
+        inputs: What it was made from.
+        seconds: Wall time of each stage, and `total`.
+        quality: How regular the transform is.
+        accuracy: Overlap of the labels; None without label maps of both images.
+        notices: What a user should know about this pair.
+        trust: Whether it may be trusted; None in records that do not say.
+    """
+
+    written: str
+    provenance: Provenance
+    inputs: tuple[InputFile, ...]
+    seconds: dict[str, float]
+    quality: Quality
+    accuracy: Accuracy | None
+    notices: tuple[str, ...] = ()
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True)
@@ -54,16 +111,14 @@ class PredictedPair:
     Attributes:
         name: Identifier of the pair.
         folder: Folder of its files.
-        record: Its record; None where there is none that this version reads, as with fields of another tool.
-        trust: Whether it may be trusted; None where the record does not say.
+        record: Its record; None where there is none that can be read, as with fields of another tool.
         images: The files that it was made from; None where they are not found.
         missing: Why there are no images.
     """
 
     name: str
     folder: Path
-    record: PredictionRecord | None = None
-    trust: Trust | None = None
+    record: PairRecord | None = None
     images: PairFiles | None = None
     missing: str | None = None
 
@@ -119,7 +174,7 @@ def locate_images(pair: PredictedPair, references: Mapping[str, PairFiles]) -> P
         registered does not count.
     """
     reference = references.get(pair.name)
-    recorded = None if pair.record is None else _recorded_files(pair.record)
+    recorded = None if pair.record is None else _recorded_files(pair.name, pair.record)
     reasons = []
     for files in (recorded, reference):
         if files is None:
@@ -138,46 +193,40 @@ def _read_pair(folder: Path, name: str) -> PredictedPair:
     if not path.is_file():
         return PredictedPair(name, folder)
     try:
-        data = read_json(path)
-    except RecordError:
+        record = from_json(PairRecord, _known(PairRecord, read_json(path)), where=str(path))
+    except RecordError as error:  # of another tool
+        logger.debug("no record: %s", error)
         return PredictedPair(name, folder)
-    trust = _read_trust(data.get("trust")) if isinstance(data, dict) else None
-    try:
-        record = from_json(PredictionRecord, _known_fields(data), where=str(path))
-    except RecordError:  # of another tool, or another version
-        return PredictedPair(name, folder, trust=trust)
-    return PredictedPair(name, folder, record, trust)
+    return PredictedPair(name, folder, record)
 
 
-def _known_fields(data: Any) -> Any:
-    """Leave out what a newer version has added, so that its records are still shown."""
-    names = {field.name for field in dataclasses.fields(PredictionRecord)}
-    return {key: value for key, value in data.items() if key in names} if isinstance(data, dict) else data
+def _known(cls: type, data: Any) -> Any:
+    """Leave out the fields that a record, or a record in it, does not have: a report shows a part."""
+    if not isinstance(data, dict):
+        return data
+    annotations = typing.get_type_hints(cls)
+    inner = {name: _record_in(annotation) for name, annotation in annotations.items()}
+    return {
+        name: value if (record := inner[name]) is None else _known(record, value)
+        for name, value in data.items()
+        if name in annotations
+    }
 
 
-def _read_trust(data: Any) -> Trust | None:
-    """Read what a record says of trust, leniently: it is shown, nothing follows from it."""
-    if not isinstance(data, dict) or data.get("status") not in _STATUSES:
-        return None
-    checks = data.get("checks", ())
-    return Trust(
-        data["status"],
-        tuple(
-            TrustCheck(str(check.get("name", "")), str(check.get("status", "")), str(check.get("text", "")))
-            for check in (checks if isinstance(checks, list) else ())
-            if isinstance(check, dict)
-        ),
-    )
+def _record_in(annotation: Any) -> type | None:
+    """The record that an annotation is, or is beside None."""
+    kinds = (annotation, *typing.get_args(annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
-def _recorded_files(record: PredictionRecord) -> PairFiles:
+def _recorded_files(pair: str, record: PairRecord) -> PairFiles:
     files: dict[str, list[Path]] = {}
     for each in record.inputs:
         if each.path.lower().endswith(IMAGE_ENDINGS):  # not the voxels beside an .mhd
             files.setdefault(each.role, []).append(Path(each.path))
     moving_seg, fixed_seg = (next(iter(files.get(role, [])), None) for role in ("moving_seg", "fixed_seg"))
     return PairFiles(
-        record.pair,
+        pair,
         tuple(files.get("moving", ())),
         tuple(files.get("fixed", ())),
         moving_seg,
@@ -187,7 +236,7 @@ def _recorded_files(record: PredictionRecord) -> PairFiles:
     )
 
 
-def _fault(files: PairFiles, record: PredictionRecord | None) -> str | None:
+def _fault(files: PairFiles, record: PairRecord | None) -> str | None:
     """Say why the first channels of a pair cannot be shown; None where they can."""
     for role, paths in (("moving", files.moving), ("fixed", files.fixed)):
         if not paths or not paths[0].is_file():

@@ -43,12 +43,18 @@ class PairRow:
     @property
     def status(self) -> str | None:
         """`PASS`, `WARN` or `FAIL`; None where the record does not say."""
-        return None if self.pair.trust is None else self.pair.trust.status
+        record = self.pair.record
+        return None if record is None or record.trust is None else record.trust.status
 
     @property
     def notices(self) -> tuple[str, ...]:
         """What the record tells a user to know."""
         return () if self.pair.record is None else self.pair.record.notices
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether the labels overlap less than without registration."""
+        return self.dice is not None and self.dice_before is not None and self.dice < self.dice_before
 
     @property
     def badness(self) -> float:

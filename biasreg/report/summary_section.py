@@ -88,38 +88,37 @@ def _folding(own: MethodSummary) -> str:
 
 
 def _rank(material: Material, own: MethodSummary) -> str:
-    others = [_summary(material, name) for name in material.other_methods]
-    known = [(each.dice.mean, each.method) for each in others if each is not None and each.dice is not None]
+    summaries = [_summary(material, name) for name in material.other_methods]
+    known = [(each.dice.mean, each.method) for each in summaries if each is not None and each.dice is not None]
     if not known or own.dice is None:
         return ""
     best, name = max(known)
-    many = f"{len(known)} other methods" if len(known) > 1 else "the other method"
     if own.dice.mean > best:
-        return f" That is more than {many} reach{'' if len(known) > 1 else 'es'}; the next, {name}, has {best:.3f}."
+        others = (
+            f"the {len(known)} other methods reach; the next is {name} with" if len(known) > 1 else f"{name} reaches,"
+        )
+        return f" That is more than {others} {best:.3f}."
     return f" {name} reaches {best:.3f}."
 
 
 def _warnings(material: Material, rows: Sequence[PairRow]) -> Iterator[str]:
     """What a reader must not overlook."""
-    for status, word in (("FAIL", "fail"), ("WARN", "are doubtful by")):
-        names = [row.name for row in rows if row.status == status]
-        if names:
-            yield f"{len(names)} of {len(rows)} pairs {word} the trust checks: {_some(names)}"
-    worse = [
-        row.name for row in rows if row.dice is not None and row.dice_before is not None and row.dice < row.dice_before
-    ]
-    if worse:
-        yield f"{len(worse)} pairs overlap less than without registration: {_some(worse)}"
-    if material.evaluation is not None and material.evaluation.failures:
-        yield f"{len({failure.pair for failure in material.evaluation.failures})} pairs could not be evaluated"
-    noticed = [row.name for row in rows if row.notices]
-    if noticed:
-        yield f"{len(noticed)} pairs have notices: {_some(noticed)}"
+    for status, word in (("FAIL", "Failed the trust checks"), ("WARN", "Doubtful by the trust checks")):
+        yield from _named(word, [row.name for row in rows if row.status == status], len(rows))
+    worse = [row.name for row in rows if row.is_worse]
+    yield from _named("Labels overlap less than without registration", worse, len(rows))
+    if material.evaluation is not None:
+        failed = list(dict.fromkeys(failure.pair for failure in material.evaluation.failures))
+        yield from _named("Not evaluated", failed, len(rows))
+    yield from _named("With notices", [row.name for row in rows if row.notices], len(rows))
     yield from dict.fromkeys(notice for row in rows if row.pair.record for notice in row.pair.record.provenance.notices)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+def _named(what: str, names: Sequence[str], count: int) -> Iterator[str]:
+    """One line on some of the pairs, or none."""
+    if names:
+        more = ", …" if len(names) > 3 else ""
+        yield f"{what}: {len(names)} of {max(count, len(names))} pairs ({', '.join(names[:3])}{more})"
 
 
 def _key_numbers(material: Material, rows: Sequence[PairRow]) -> Iterator[KeyNumber]:

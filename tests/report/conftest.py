@@ -18,7 +18,9 @@ from biasreg.core.paths import Roots
 from biasreg.core.serialization import file_hash, to_json, write_json, write_record
 from biasreg.core.transform_io import write_displacement
 from biasreg.evaluation.evaluate import evaluate_predictions
-from biasreg.inference.record import Accuracy, FieldQuality, InputFile, PredictionRecord, Provenance
+from biasreg.inference.prediction import FieldQuality, InverseError
+from biasreg.inference.record import Accuracy, InputFile, PredictionRecord, Provenance, Settings
+from biasreg.inference.trust import Check, Trust
 from biasreg.planning.planner import Target, plan_experiment
 from biasreg.training.observers import EpochRecord
 from biasreg.training.validation import PairScore, ValidationResult
@@ -129,11 +131,12 @@ class Study:
             written="2026-01-02T03:04:05+00:00",
             provenance=Provenance("Dataset700_Kind/x (fold_0)", {"fold_0/best": "ab" * 32}, "cpu", {"biasreg": "0.1"}),
             inputs=tuple(InputFile(role, str(path), file_hash(path)) for role, path in paths.items()),
-            save=(),
+            settings=Settings(),
             outputs=(),
             prealignment="center",
             seconds={"total": 2.5},
-            quality=FieldQuality(0.0, 0.1, None),
+            quality=FieldQuality(0.0, 0.1, InverseError(0.1, 0.2, 0.3)),
+            trust=Trust("PASS", (Check("folding", "PASS", "no voxel folds"),)),
             accuracy=Accuracy({"3": 0.4, "7": 0.5}, {"3": 0.8, "7": 0.9}),
             notices=("a notice <b>with markup</b>",),
         )

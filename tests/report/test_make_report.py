@@ -127,7 +127,7 @@ def test_names_cannot_become_markup(page, written):
 
 def test_the_summary_tells_what_the_evaluation_found(page):
     assert "Registration raises the mean Dice of 7 pairs" in page.words
-    assert "1 of 7 pairs are doubtful by the trust checks: pair_0" in page.words
+    assert "Doubtful by the trust checks: 1 of 7 pairs (pair_0)" in page.words
     assert "Dataset700_Kind/x (fold_0)" in page.words
 
 

@@ -18,26 +18,40 @@ def test_fields_of_levels_and_inverses_are_no_pairs_of_their_own(study):
     assert pairs[0].level_fields[0].name == "a_warp.nii.gz"
 
 
-def test_trust_is_read_whether_or_not_the_record_is_of_this_version(study):
+def test_a_record_of_this_version_is_read(study):
     study.add_pair("a")
     study.add_trust("a")
     (pair,) = read_predictions(study.predictions)
-    assert (pair.record.pair, pair.trust.status, pair.trust.checks[0].text) == ("a", "WARN", "2 % of voxels fold")
-    path = study.predictions / "a.json"
-    old = json.loads(path.read_text())
-    del old["prealignment"]
-    write_json(path, old | {"from_the_future": 1})
-    (pair,) = read_predictions(study.predictions)
-    assert (pair.record, pair.trust.status) == (None, "WARN")
+    assert (pair.record.trust.status, pair.record.trust.checks[0].text) == ("WARN", "2 % of voxels fold")
+    assert pair.record.quality.inverse_error.percentile95_mm == 0.2
+    assert pair.record.provenance.model == "Dataset700_Kind/x (fold_0)"
+    assert [each.role for each in pair.record.inputs] == ["moving", "fixed", "moving_seg", "fixed_seg"]
 
 
-@pytest.mark.parametrize("trust", [None, "PASS", {"status": "GREAT"}, {"checks": []}])
-def test_trust_that_is_none_is_left_out(study, trust):
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data | {"from_the_future": 1, "quality": data["quality"] | {"more": 2}},
+        lambda data: {name: value for name, value in data.items() if name not in ("settings", "prealignment")},
+        lambda data: {name: value for name, value in data.items() if name != "trust"} | {"save": []},
+    ],
+)
+def test_records_of_other_versions_are_read_as_far_as_they_go(study, change):
     study.add_pair("a")
     path = study.predictions / "a.json"
-    write_json(path, json.loads(path.read_text()) | {"trust": trust})
+    write_json(path, change(json.loads(path.read_text())))
     (pair,) = read_predictions(study.predictions)
-    assert (pair.trust, pair.record.pair) == (None, "a")
+    assert pair.record.provenance.versions == {"biasreg": "0.1"}
+    assert pair.record.accuracy.dice_after == {"3": 0.8, "7": 0.9}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"seconds": 3.0}', '{"trust": {"status": "GREAT"}}'])
+def test_a_record_of_another_tool_is_none(study, content):
+    study.add_pair("a")
+    (study.predictions / "a.json").write_text(content)
+    (pair,) = read_predictions(study.predictions)
+    assert pair.record is None
+    assert "neither a record" in locate_images(pair, {}).missing
 
 
 def test_images_are_found_where_the_record_says(study):
