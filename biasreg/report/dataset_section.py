@@ -105,7 +105,10 @@ def _draw_intensities(axes: Axes, cases: Sequence[CaseFingerprint], channel: int
     axes.vlines(place, lower, upper, colors=COLOURS[1], linewidth=0.9)
     axes.plot(place, middle, ".", color=INK, markersize=2.5)
     if upper.max() > LOGARITHMIC_RATIO * max(1e-6, float(np.median(upper))):
-        axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(np.abs(upper)))))
+        if lower.min() > 0:
+            axes.set_yscale("log")
+        else:
+            axes.set_yscale("symlog", linthresh=max(1.0, float(np.median(np.abs(upper)))))
         axes.yaxis.set_major_formatter(PLAIN)
     axes.grid(visible=False, axis="x")
     label_axes(axes, "Intensities" + (f", channel {channel}" if channels > 1 else ""), "cases")

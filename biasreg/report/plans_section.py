@@ -18,12 +18,6 @@ DECIDED: Mapping[str, Callable[[Configuration], str]] = {
     "supervision": lambda made: f"{len(made.preprocessing.label_values)} labels",
     "prealignment": lambda made: made.preprocessing.prealignment,
     "crop": lambda made: made.preprocessing.crop,
-    "field_of_view": lambda made: (
-        _times(
-            size * step for size, step in zip(made.preprocessing.patch_size, made.preprocessing.spacing, strict=True)
-        )
-        + " mm"
-    ),
     "spacing": lambda made: _times(made.preprocessing.spacing) + " mm",
     "patch_size": lambda made: _times(made.preprocessing.patch_size) + " voxels",
     "encoder": lambda made: ", ".join(
