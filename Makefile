@@ -47,7 +47,7 @@ $(INTEROP_INSTALLED): tests/interoperability/requirements.txt
 	$(INTEROP)/bin/python -m pip install --disable-pip-version-check -r tests/interoperability/requirements.txt
 	@touch $@
 
-demo: $(INSTALLED) ## Plan, train, predict and evaluate on a small synthetic dataset, into ./demo_output
+demo: $(INSTALLED) ## Plan, train, predict, evaluate and report on a small synthetic dataset, into ./demo_output
 	$(BIN)/biasreg_demo -o "$(DEMO_FOLDER)"
 
 check: lint test-fast ## Lint, and run the fast tests: what to run before each commit

@@ -6,9 +6,7 @@ from pathlib import Path
 from biasreg.cli.arguments import make_parser
 from biasreg.cli.run import run_command
 
-DESCRIPTION = (
-    "Run the main job on a synthetic anatomy: make a dataset, plan, train, predict and evaluate. Needs no data or GPU."
-)
+DESCRIPTION = "Run the main job on a synthetic anatomy: make a dataset, plan, train, predict, evaluate and report. Needs no data or GPU."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = {name: value for name, value in chosen.items() if value is not None}
         result = run_demo(arguments.output, DemoOptions(seed=arguments.seed, **given))
         print(f"picture: {result.picture}")
+        print(f"report: {result.report}")
         print(result.line)
 
     return run_command(run)

@@ -1,4 +1,4 @@
-"""The main job on a synthetic anatomy: plan, train, predict and evaluate, by the functions behind the commands."""
+"""The main job on a synthetic anatomy: plan, train, predict, evaluate, report, by the functions behind the commands."""
 
 import logging
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from biasreg.inference.native import affine_displacement
 from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs
 from biasreg.preprocessing.prealign import register_affine
 from biasreg.preprocessing.prepare import PrepareOptions, plan_and_preprocess
+from biasreg.report.make_report import make_report
+from biasreg.report.material import ReportRequest
 from biasreg.training.fold import train_fold
 from biasreg.training.options import TrainingOptions
 
@@ -62,6 +64,7 @@ class DemoResult:
         folding_percent: Mean share of folded voxels of biasreg's fields.
         num_pairs: Number of held-out pairs.
         picture: Picture of the first pair.
+        report: The report, one HTML file.
     """
 
     identity_dice: float
@@ -70,6 +73,7 @@ class DemoResult:
     folding_percent: float
     num_pairs: int
     picture: Path
+    report: Path
 
     @property
     def line(self) -> str:
@@ -110,7 +114,8 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
     )
     predictions = {"affine": output / "affine", "biasreg": output / "predictions"}
     model = find_model(roots.results, ModelRequest(dataset=DATASET_FOLDER))
-    check_failures(predict_pairs(dataset, predictions["biasreg"], model, torch.device("cpu"), PredictOptions()))
+    options_of_pairs = PredictOptions(save=("levels", "features"))  # which the report shows
+    check_failures(predict_pairs(dataset, predictions["biasreg"], model, torch.device("cpu"), options_of_pairs))
     pairs = read_pairs(dataset).pairs
     for pair in pairs:
         _register_affinely(pair, predictions["affine"])
@@ -119,7 +124,9 @@ def run_demo(output: Path, options: DemoOptions) -> DemoResult:
     logger.info("%s", format_table(evaluation))
     picture = output / "demo.png"
     _draw(pairs[0], predictions["biasreg"], picture)
-    return _summarize(evaluation, picture)
+    request = ReportRequest(ModelRequest(dataset=DATASET_FOLDER), roots, predictions["biasreg"], output / "evaluation")
+    report = make_report(request, output / "report.html")
+    return _summarize(evaluation, picture, report)
 
 
 def _register_affinely(pair: PairFiles, folder: Path) -> None:
@@ -138,7 +145,7 @@ def _draw(pair: PairFiles, folder: Path, picture: Path) -> None:
     registration_figure(picture, moving, fixed, displacement, labels=labels, title=pair.identifier)
 
 
-def _summarize(evaluation: Evaluation, picture: Path) -> DemoResult:
+def _summarize(evaluation: Evaluation, picture: Path, report: Path) -> DemoResult:
     methods = {summary.method: summary for summary in evaluation.methods}
     dice = {name: summary.dice.mean for name, summary in methods.items() if summary.dice is not None}
     folding = methods["biasreg"].folding_percent
@@ -151,4 +158,5 @@ def _summarize(evaluation: Evaluation, picture: Path) -> DemoResult:
         folding_percent=folding.mean,
         num_pairs=methods["biasreg"].num_pairs,
         picture=picture,
+        report=report,
     )
