@@ -6,7 +6,10 @@ from pathlib import Path
 from biasreg.cli.arguments import make_parser
 from biasreg.cli.run import run_command
 
-DESCRIPTION = "Run the main job on a synthetic anatomy: make a dataset, plan, train, predict, evaluate and report. Needs no data or GPU."
+DESCRIPTION = (
+    "Run the main job on a synthetic anatomy: make a dataset, plan, train, predict, evaluate and report. Needs neither "
+    "data nor GPU."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ DESCRIPTION = (
 SAVE_CHOICES = ("jacobian", "folding", "inverse_error", "uncertainty", "h5", "learn2reg", "levels", "features")
 AXES = "xyz"  # of the canonical frame: left-right, posterior-anterior, inferior-superior
 REFINE_STEPS = 30  # what --refine alone means
+LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,7 +131,19 @@ def _predict(arguments: argparse.Namespace) -> None:
     device = select_device(arguments.device)
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # of those that torchrun starts, each takes its own
         device = select_device(f"cuda:{os.environ['LOCAL_RANK']}")
-    check_failures(predict_pairs(arguments.input, arguments.output, model, device, options))
+    failures = predict_pairs(arguments.input, arguments.output, model, device, options)
+    check_failures(_of_all_processes(failures) if "TORCHELASTIC_RUN_ID" in os.environ else failures)
+
+
+def _of_all_processes(failures: dict[str, str]) -> dict[str, str]:
+    """Wait for the other processes of torchrun, which ends all as soon as one ends with an error."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", timeout=LONGEST_WAIT)
+    gathered: list[dict[str, str]] = [{}] * distributed.get_world_size()
+    distributed.all_gather_object(gathered, failures)
+    distributed.destroy_process_group()
+    return {name: reason for part in gathered for name, reason in part.items()}
 
 
 def _part(arguments: argparse.Namespace) -> tuple[int, int]:

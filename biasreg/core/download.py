@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tqdm import tqdm
 
@@ -53,6 +54,26 @@ def local_file(source: str, folder: Path, largest: int | None = None) -> Iterato
         yield path
 
 
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Refuses to be led away from https, at every step and not only at the last one."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if urllib.parse.urlsplit(newurl).scheme != "https":
+            raise OpenLineError(f"it leads to {newurl}, which is not https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_SafeRedirects())
+
+
 def _download(url: str, path: Path, largest: int | None) -> None:
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme not in SCHEMES:
@@ -60,9 +81,7 @@ def _download(url: str, path: Path, largest: int | None) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": f"biasreg/{biasreg.__version__}"})
     logger.info("downloading %s", url)
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
-            if urllib.parse.urlsplit(response.url).scheme not in SCHEMES:
-                raise DownloadError(f"it leads to {response.url}, which is not https")
+        with _OPENER.open(request, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as file:
             size = int(response.headers.get("Content-Length") or 0)
             with tqdm(total=size or None, unit="B", unit_scale=True, disable=None) as progress:
                 while chunk := response.read(CHUNK_BYTES):

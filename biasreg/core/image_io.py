@@ -89,11 +89,11 @@ def read_geometry(path: Path | str) -> Geometry:
     file = Path(path)
     if strip_ending(file.name)[1] in nifti.NIFTI_ENDINGS:
         image = nifti.load(file)
-        _check_shape(file, image.shape)
+        check_shape(file, image.shape)
         return nifti.geometry_of(file, image)
     reader = itk.read_information(file)
     _check_components(file, reader.GetNumberOfComponents())
-    _check_shape(file, reader.GetSize())
+    check_shape(file, reader.GetSize())
     return itk.geometry_of(file, reader)
 
 
@@ -185,7 +185,7 @@ def write_image(path: Path | str, array: npt.NDArray[Any], geometry: Geometry, *
 def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     if strip_ending(path.name)[1] in nifti.NIFTI_ENDINGS:
         image = nifti.load(path)
-        _check_shape(path, image.shape)
+        check_shape(path, image.shape)
         geometry = nifti.geometry_of(path, image)
         voxels = nifti.read_voxels(path, image)
     else:
@@ -196,7 +196,16 @@ def _read(path: Path) -> tuple[npt.NDArray[Any], Geometry]:
     return voxels.reshape(geometry.shape), geometry
 
 
-def _check_shape(path: Path, shape: Sequence[int]) -> None:
+def check_shape(path: Path, shape: Sequence[int]) -> None:
+    """Refuse what is no 3-D image; further axes of length 1 are let pass.
+
+    Args:
+        path: The file, or what else the error is to begin with.
+        shape: Its sides.
+
+    Raises:
+        ImageError: It is 2-D, empty, or holds several volumes.
+    """
     size = "×".join(str(n) for n in shape)
     if len(shape) < 3 or 1 in shape[:3]:
         raise ImageError(f"{path}: the image is 2-D ({size} voxels); only 3-D images are supported so far")

@@ -11,14 +11,14 @@ import SimpleITK
 from biasreg.core import itk, nifti
 from biasreg.core.errors import GeometryError, ImageError
 from biasreg.core.geometry import Geometry
-from biasreg.core.image_io import Image, read_image
+from biasreg.core.image_io import Image, check_shape, read_image
 
 ImageLike: TypeAlias = Any
 """A path; a `SimpleITK.Image`; a nibabel image; an array (X, Y, Z) with its affine (4, 4) to RAS mm, as a tuple; or an
 `Image`."""
 
 
-def to_channels(source: ImageLike | Sequence[ImageLike], name: str = "image") -> tuple[Image, ...]:
+def to_channels(source: ImageLike | Sequence[ImageLike], name: str = "given") -> tuple[Image, ...]:
     """Take an image in any form.
 
     Args:
@@ -48,33 +48,34 @@ def to_channels(source: ImageLike | Sequence[ImageLike], name: str = "image") ->
 def _to_image(source: ImageLike, name: str) -> Image:
     if isinstance(source, str | Path):
         return read_image(source)
-    if isinstance(source, Image) and source.array.dtype == np.float32:
-        return source  # as `read_image` gives it
     array, geometry = _array_and_grid(source, name)
     if array.dtype.kind not in "biuf":
         raise ImageError(f"the {name} image's voxels are of type {array.dtype}; real numbers are needed")
+    if array.shape != geometry.shape:
+        raise ImageError(f"the {name} image has shape {array.shape}, but its geometry {geometry.shape}")
     values = np.ascontiguousarray(array, dtype=np.float32)
     if not np.isfinite(values).all():
         raise ImageError(f"{int((~np.isfinite(values)).sum())} voxels of the {name} image are NaN or infinite")
-    return Image(values, geometry)
+    return source if values is getattr(source, "array", None) else Image(values, geometry)
 
 
 def _array_and_grid(source: ImageLike, name: str) -> tuple[np.ndarray, Geometry]:
-    """Take the voxels and the grid out of an object."""
-    where = Path(f"{name} image")  # what geometry's errors begin with
+    """Take the voxels and the grid out of an object, without axes of length 1 after the third."""
+    where = Path(f"the {name} image")  # what errors begin with
     if isinstance(source, Image):
         return source.array, source.geometry
     if isinstance(source, SimpleITK.Image):
         return _from_itk(source, where)
-    if isinstance(source, nibabel.Nifti1Image) and source.ndim == 3:
-        return np.asanyarray(source.dataobj), nifti.geometry_of(where, source)
     if isinstance(source, nibabel.spatialimages.SpatialImage):
-        source = (np.asanyarray(source.dataobj), source.affine)
+        check_shape(where, source.shape)
+        array = np.asanyarray(source.dataobj).reshape(source.shape[:3])
+        if isinstance(source, nibabel.Nifti1Image):
+            return array, nifti.geometry_of(where, source)
+        return array, _checked_geometry(source.affine, array.shape, where)
     if _is_array_with_affine(source):
-        array, affine = np.asarray(source[0]), np.asarray(source[1])
-        if array.ndim != 3:
-            raise ImageError(f"the {name} image has shape {array.shape}; a 3-D image (X, Y, Z) is needed")
-        return array, _checked_geometry(affine, array.shape, name)
+        array = np.asarray(source[0])
+        check_shape(where, array.shape)
+        return array.reshape(array.shape[:3]), _checked_geometry(np.asarray(source[1]), array.shape[:3], where)
     raise ImageError(
         f"the {name} image is {type(source).__name__}; give a path, a SimpleITK or nibabel image, or a tuple of an "
         "array and its affine"
@@ -84,18 +85,21 @@ def _array_and_grid(source: ImageLike, name: str) -> tuple[np.ndarray, Geometry]
 def _from_itk(source: Any, where: Path) -> tuple[np.ndarray, Geometry]:
     if source.GetDimension() != 3 or source.GetNumberOfComponentsPerPixel() != 1:
         raise ImageError(
-            f"the {where} has {source.GetDimension()} dimensions and {source.GetNumberOfComponentsPerPixel()} values "
+            f"{where} has {source.GetDimension()} dimensions and {source.GetNumberOfComponentsPerPixel()} values "
             "per voxel; 3 dimensions and one value are needed"
         )
+    check_shape(where, source.GetSize())
     return SimpleITK.GetArrayFromImage(source).transpose(2, 1, 0), itk.geometry_of(where, source)
 
 
-def _checked_geometry(affine: np.ndarray, shape: Sequence[int], name: str) -> Geometry:
+def _checked_geometry(affine: np.ndarray, shape: Sequence[int], where: Path) -> Geometry:
     try:
         return Geometry.from_affine(affine, shape)
     except GeometryError as error:
-        raise GeometryError(f"the {name} image: {error}") from None
+        raise GeometryError(f"{where}: {error}") from None
 
 
 def _is_array_with_affine(source: Any) -> bool:
-    return isinstance(source, tuple) and len(source) == 2 and np.shape(source[1]) == (4, 4)
+    if not isinstance(source, tuple) or len(source) != 2 or not isinstance(source[1], np.ndarray | list | tuple):
+        return False
+    return np.shape(source[1]) == (4, 4)

@@ -18,6 +18,9 @@ from biasreg.core.transform_io import LINEAR_ENDINGS
 logger = logging.getLogger(__name__)
 
 LIST_NAMES = ("pairs.json", "pairs.csv")
+FURTHER_FIELDS = r"_(inverse|level\d+)"
+"""Between a pair's name and `_warp.nii.gz`, in the names of the fields that it may have besides its own."""
+
 RESERVED_NAMES = ("summary", "scores")
 """Files of an evaluation are called so; they may lie in the folder of the predictions."""
 
@@ -168,7 +171,7 @@ def _divide(pairs: Iterable[PairFiles], faults: Mapping[str, Sequence[str]]) -> 
     for pair in pairs:
         if pair.identifier.lower() in RESERVED_NAMES:
             reasons[pair.identifier] = "summary and scores are the names of an evaluation's files; rename the pair"
-        elif (other := pair.identifier.removesuffix("_inverse")) != pair.identifier and other in names:
+        elif (other := re.sub(f"{FURTHER_FIELDS}$", "", pair.identifier)) != pair.identifier and other in names:
             reasons[pair.identifier] = f"pair {other} also writes {pair.identifier}_warp.nii.gz; rename one of them"
         else:
             complete.append(pair)

@@ -46,8 +46,8 @@ class Ensemble:
         displacement: (1, 3, X, Y, Z) float32 in voxels, the mean.
         covariance: (3, 3, X, Y, Z) in voxels², of the members' displacements; None if not kept, or of one member alone.
         levels: Mean field after each level, finest first, each (1, 3, X, Y, Z) in voxels of the finest; () if not kept.
-        semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X, Y, Z); None if
-            not kept, or where the networks segment nothing.
+        semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X, Y, Z), over the
+            unmirrored views; None if not kept, or where the networks segment nothing.
     """
 
     displacement: Tensor
@@ -74,17 +74,20 @@ def ensemble(networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: 
     """
     answers = _answers(networks, moving, fixed, views)
     levels, semantics = next(answers)
-    products, count = _products(levels[0]) if views.covariance else None, 1
+    first, count = levels[0], 1  # differences from it are small, so that their products are precise
+    products = torch.zeros_like(_products(first)) if views.covariance else None
     for more_levels, more_semantics in answers:
         if products is not None:
-            products += _products(more_levels[0])
+            products += _products(more_levels[0] - first)
         levels = [total + level for total, level in zip(levels, more_levels, strict=True)]
-        semantics = [total + part for total, part in zip(semantics, more_semantics, strict=True)]
+        if more_semantics:
+            semantics = [total + part for total, part in zip(semantics, more_semantics, strict=True)]
         count += 1
-    levels, semantics = [level / count for level in levels], [part / count for part in semantics]
+    levels = [level / count for level in levels]
+    semantics = [part / len(networks) for part in semantics]
     return Ensemble(
         displacement=levels[0],
-        covariance=None if products is None or count == 1 else products / count - _products(levels[0]),
+        covariance=None if products is None or count == 1 else products / count - _products(levels[0] - first),
         levels=tuple(levels) if views.levels else (),
         semantics=(semantics[0], semantics[1]) if semantics else None,
     )
@@ -93,7 +96,7 @@ def ensemble(networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: 
 def _answers(
     networks: Sequence[BIASNet], moving: Tensor, fixed: Tensor, views: Views
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Yield each member's fields, finest level first, and probabilities, seen as if nothing were mirrored."""
+    """Yield each member's fields, finest first, as if nothing were mirrored; of the unmirrored, probabilities too."""
     for network in networks:
         network.to(fixed.device)
         for axes in views.mirrorings:
@@ -101,10 +104,11 @@ def _answers(
             with autocast(fixed.device):
                 output = network(moving.flip(mirrored), fixed.flip(mirrored))
             fields = output.fields if views.levels else (output.displacement,)
-            logits = [output.moving_logits, output.fixed_logits] if views.semantics else []
+            # In a mirrored image the left kidney looks like the right one: its segmentation would not count.
+            logits = [output.moving_logits, output.fixed_logits] if views.semantics and not axes else []
             yield (
                 [mirror_field(resize(field.float(), fixed.shape[2:]), axes) for field in fields],
-                [_probabilities(each, fixed.shape[2:]).flip(mirrored) for each in logits if each is not None],
+                [_probabilities(each, fixed.shape[2:]) for each in logits if each is not None],
             )
         if views.one_at_a_time:
             network.to("cpu")

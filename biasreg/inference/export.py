@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ def write_prediction(files: OutputFiles, prediction: Prediction, save: Sequence[
         write_displacement(files.path(f"level{level}_warp", ".nii.gz"), displacement, fixed)
     if "features" in save:
         with atomic_write(files.path("features", ".npz")) as temporary, temporary.open("wb") as stream:
-            np.savez_compressed(stream, allow_pickle=False, **prediction.features)
+            np.savez_compressed(stream, **cast(dict[str, Any], prediction.features))
     for name, array in _maps(prediction, save):
         write_image(files.path(name), array, fixed)
     if "learn2reg" in save:

@@ -4,7 +4,6 @@ import biasreg
 from biasreg.core.errors import CheckpointError
 from biasreg.core.serialization import content_hash, read_record
 from biasreg.inference.models import TrainedModel
-from biasreg.inference.trust import Expectation
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.build import build_network
 from biasreg.network.checkpoint import Checkpoint, check_reference, load_checkpoint, load_network_state
@@ -48,23 +47,20 @@ def load_networks(model: TrainedModel) -> list[BIASNet]:
     return networks
 
 
-def read_expectation(model: TrainedModel) -> Expectation:
-    """Read what the model's folder says of the images that it was trained and validated on.
+def read_ranges(model: TrainedModel) -> DataRanges | None:
+    """Read what the training images of a model were like.
 
     Args:
         model: The trained model.
 
     Returns:
-        What is known.
+        The ranges; None where the model's folder does not hold them.
 
     Raises:
-        CheckpointError: If a checkpoint cannot be read.
-        RecordError: If the file of the ranges is damaged.
+        RecordError: If the file is damaged.
     """
     path = model.folder / RANGES_FILE
-    best = [load_checkpoint(checkpoint, lazy=True).progress.get("best") or {} for checkpoint in model.checkpoints]
-    losses = [pair["similarity_loss"] for validation in best for pair in validation.get("pairs", ())]
-    return Expectation(read_record(path, DataRanges) if path.is_file() else None, max(losses, default=None))
+    return read_record(path, DataRanges) if path.is_file() else None
 
 
 def _load_state(network: BIASNet, path: str, checkpoint: Checkpoint) -> None:

@@ -17,15 +17,16 @@ from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.estimation import PLAIN, EstimatedPair, RegistrationOptions, estimate_pair
 from biasreg.inference.inversion import inverse_error, invert_beyond_border
-from biasreg.inference.loading import load_networks, read_expectation
+from biasreg.inference.loading import load_networks, read_ranges
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
 from biasreg.inference.native import native_displacement, native_map, rounded
 from biasreg.inference.prediction import FieldQuality, Prediction
 from biasreg.inference.preparation import PreparedPair, prepare_pair
 from biasreg.inference.stages import timed
-from biasreg.inference.trust import NOTHING_KNOWN, Expectation, judge
+from biasreg.inference.trust import judge
 from biasreg.network.biasnet import BIASNet
 from biasreg.network.device import select_device
+from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.preprocess import canonical_grid
@@ -46,7 +47,7 @@ class Predictor:
         plans: What the networks were planned for.
         device: Where the networks run.
         options: How pairs are registered.
-        expectation: What is known of the images that the model was trained and validated on.
+        ranges: What the training images were like; None where the model does not say.
     """
 
     def __init__(
@@ -56,15 +57,16 @@ class Predictor:
         plans: Configuration,
         device: torch.device,
         options: RegistrationOptions = PLAIN,
-        expectation: Expectation = NOTHING_KNOWN,
+        ranges: DataRanges | None = None,
     ) -> None:
         self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
         self.frames = frames
         self.plans = plans
         self.device = device
         self.options = options
-        self.expectation = expectation
+        self.ranges = ranges
         self._turn = threading.Lock()  # one pair at a time on the device
+        self._one_at_a_time = False
         _check_options(options, len(networks))
 
     @classmethod
@@ -88,7 +90,7 @@ class Predictor:
         """
         networks = load_networks(model)
         frames = read_frame_source(model.configuration.preprocessing, model.folder)
-        predictor = cls(networks, frames, model.configuration, device, options, read_expectation(model))
+        predictor = cls(networks, frames, model.configuration, device, options, read_ranges(model))
         for notice in training_notices(model):
             logger.warning("%s", notice)
         return predictor
@@ -152,13 +154,13 @@ class Predictor:
         """Do the part of `register` that comes before the networks, on the CPU; arguments and errors are the same."""
         images = to_channels(moving, "moving"), to_channels(fixed, "fixed")
         finest = FINEST_VOXELS.get(self.device.type, FINEST_VOXELS["gpu"]) if self.options.refine_steps else 0
-        return prepare_pair(images, self.frames, initial, self.expectation.ranges, finest)
+        return prepare_pair(images, self.frames, initial, self.ranges, finest)
 
     def estimate(self, prepared: PreparedPair) -> EstimatedPair:
         """Do the part of `register` that runs on the device, for one pair at a time.
 
-        Where the device's memory does not suffice, the networks are brought there one by one, and then the pair is
-        registered on the CPU, with a warning each.
+        Where a CUDA device's memory does not suffice, the networks are brought there one by one from then on, and then
+        the pair is registered on the CPU, with a warning each.
 
         Args:
             prepared: What `prepare` gave.
@@ -171,13 +173,15 @@ class Predictor:
         """
         with self._turn:
             given = self.networks, prepared, self.plans, self.options
+            if len(self.networks) > 1 and not self._one_at_a_time:
+                try:
+                    return estimate_pair(*given, self.device)
+                except torch.cuda.OutOfMemoryError:
+                    self._clear_device()
+                self._one_at_a_time = True  # for this pair, and those that follow
+                logger.warning("%s has too little memory for all folds at once: one after the other", self.device)
             try:
-                return estimate_pair(*given, self.device)
-            except torch.cuda.OutOfMemoryError:
-                self._clear_device()
-            logger.warning("%s has too little memory for all networks at once: one after the other", self.device)
-            try:
-                return estimate_pair(*given, self.device, one_at_a_time=True)
+                return estimate_pair(*given, self.device, one_at_a_time=self._one_at_a_time)
             except torch.cuda.OutOfMemoryError:
                 self._clear_device()
             logger.warning("%s has too little memory for this pair: registered on the CPU", self.device)
@@ -215,7 +219,7 @@ class Predictor:
             grid = canonical_grid(self.plans.preprocessing)
             levels = {level: on_fixed(field, grid) for level, field in enumerate(estimated.answer.levels) if level > 0}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
-        error_voxels = None if error is None else error.percentile95_mm / max(fixed_grid.spacing)
+        error_voxels = None if error is None else error.percentile95_mm / float(np.cbrt(np.prod(fixed_grid.spacing)))
         return Prediction(
             fixed=fixed_grid,
             moving=moving_grid,
@@ -223,13 +227,7 @@ class Predictor:
             inverse=inverse,
             warped=warped,
             quality=quality,
-            trust=judge(
-                metrics.folding_percent,
-                error_voxels,
-                estimated.agreement,
-                prepared.suspicions,
-                self.expectation.dissimilarity,
-            ),
+            trust=judge(metrics.folding_percent, error_voxels, estimated.agreement, prepared.suspicions),
             uncertainty=uncertainty,
             levels=levels,
             features=estimated.features,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
-from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
 from biasreg.spatial.warp import positions, sample
@@ -22,9 +21,9 @@ LOST_PERCENT = (5.0, 30.0)
 INVERSE_ERROR_VOXELS = (1.0, 3.0)
 # Of the dissimilarity before: less gain than the first is little, a loss of more than the second is a wrong turn.
 LEAST_GAIN = (0.02, -0.05)
-ALIKE = 0.1  # up to this dissimilarity images are as good as equal, and there is nothing to gain
-# How far on the way from the validation pair that was least alike to no likeness at all.
-LIKENESS_LOST = (1 / 3, 2 / 3)
+# Of the dissimilarity of unrelated images: up to ALIKE there is nothing to gain; the others grade what is left.
+ALIKE = 0.1
+UNLIKE = (0.7, 0.9)
 
 
 @dataclass(frozen=True)
@@ -56,34 +55,20 @@ class Trust:
 
 
 @dataclass(frozen=True)
-class Expectation:
-    """What is known of the images that a model was trained and validated on; None where its folder does not say.
-
-    Attributes:
-        ranges: What the training images were like.
-        dissimilarity: Of the validation pair that was least alike after registration, 0 to 1.
-    """
-
-    ranges: DataRanges | None = None
-    dissimilarity: float | None = None
-
-
-NOTHING_KNOWN = Expectation()
-
-
-@dataclass(frozen=True)
 class Agreement:
-    """How the images agree on the canonical grid.
+    """How two images agree over the fixed image's anatomy, on the canonical grid; None where nothing of it overlaps.
 
     Attributes:
-        before: Dissimilarity after pre-alignment, 0 (equal) to 1.
+        before: Dissimilarity after pre-alignment.
         after: Dissimilarity after registration.
+        unrelated: Dissimilarity of the fixed image and the moving one mirrored along all axes: what chance gives.
         lost_percent: Share of the fixed image's anatomy, 0 to 100, that the field takes out of the moving image's field
             of view.
     """
 
-    before: float
-    after: float
+    before: float | None
+    after: float | None
+    unrelated: float | None
     lost_percent: float
 
 
@@ -104,12 +89,13 @@ def measure_agreement(
     """
     (moving, fixed), (moving_mask, fixed_mask) = images, masks
     coordinates = positions(resize(displacement, fixed.shape[2:]))
-    warped, warped_mask = sample(moving, coordinates), sample(moving_mask, coordinates)
-    anatomy = (fixed_mask > 0) & (fixed > 0).any(dim=1, keepdim=True)
-    lost = anatomy & (sample(moving_mask, coordinates, padding="border") < 0.5)
+    anatomy = fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
+    lost = anatomy * (sample(moving_mask, coordinates, padding="border") < 0.5)
+    everywhere = (2, 3, 4)
     return Agreement(
-        before=_dissimilarity(moving, fixed, moving_mask * fixed_mask, plans),
-        after=_dissimilarity(warped, fixed, warped_mask * fixed_mask, plans),
+        before=_dissimilarity(moving, fixed, moving_mask * anatomy, plans),
+        after=_dissimilarity(sample(moving, coordinates), fixed, sample(moving_mask, coordinates) * anatomy, plans),
+        unrelated=_dissimilarity(moving.flip(everywhere), fixed, moving_mask.flip(everywhere) * anatomy, plans),
         lost_percent=100 * float(lost.sum()) / max(1.0, float(anatomy.sum())),
     )
 
@@ -119,7 +105,6 @@ def judge(
     inverse_error_voxels: float | None,
     agreement: Agreement,
     suspicions: Sequence[str] | None,
-    validated: float | None = None,
 ) -> Trust:
     """Give the verdict on a pair.
 
@@ -129,7 +114,6 @@ def judge(
         agreement: How the images agree.
         suspicions: What is unusual about the images, compared with those that the model was trained on; None where it
             is not known what these were like.
-        validated: Dissimilarity of the validation pair that was least alike; None where that is not known.
 
     Returns:
         All checks, and the worst of them.
@@ -142,8 +126,7 @@ def judge(
             _grade(agreement.lost_percent, LOST_PERCENT),
             f"{agreement.lost_percent:.3g} % of the fixed anatomy is taken out of the moving image's field of view",
         ),
-        _check_gain(agreement),
-        _check_likeness(agreement, validated),
+        *_check_likeness(agreement),
         _check_data(suspicions),
     ]
     return Trust(max((check.status for check in checks), key=_ORDER.index), tuple(checks))
@@ -152,25 +135,21 @@ def judge(
 def _check_inverse(error: float | None) -> Check:
     if error is None:
         return Check("inverse", "FAIL", "no voxel of the moving image lands in the fixed image")
-    text = f"95 % of the voxels come back to within {error:.3g} voxels through the inverse and the field"
+    text = f"95 % of the voxels come back to within {error:.3g} voxels (of the same volume, cubic) through the inverse"
     return Check("inverse", _grade(error, INVERSE_ERROR_VOXELS), text)
 
 
-def _check_gain(agreement: Agreement) -> Check:
-    text = f"dissimilarity {agreement.before:.3f} after pre-alignment, {agreement.after:.3f} after registration"
-    least, loss = (part * agreement.before for part in LEAST_GAIN)
-    gain = agreement.before - agreement.after
-    if gain >= least or agreement.after <= ALIKE:
-        return Check("similarity gain", "PASS", text)
-    return Check("similarity gain", "WARN" if gain >= loss else "FAIL", f"{text}: hardly more alike, or less")
-
-
-def _check_likeness(agreement: Agreement, validated: float | None) -> Check:
-    if validated is None:
-        return Check("likeness", "PASS", "not compared: the model was not validated")
-    text = f"dissimilarity {agreement.after:.3f} after registration, at most {validated:.3f} in the validation pairs"
-    warn, fail = (validated + part * (1 - validated) for part in LIKENESS_LOST)
-    return Check("likeness", _grade(agreement.after, (warn, fail)), text)
+def _check_likeness(agreement: Agreement) -> list[Check]:
+    before, after, unrelated = agreement.before, agreement.after, agreement.unrelated
+    if after is None or before is None or unrelated is None:
+        return [Check("likeness", "FAIL", "nothing of the fixed anatomy lies in the moving image's field of view")]
+    share = after / unrelated if unrelated > 0 else 0.0
+    likeness = f"dissimilarity {after:.3f} after registration, {100 * share:.0f} % of that of unrelated images"
+    text = f"dissimilarity {before:.3f} after pre-alignment, {after:.3f} after registration"
+    least, loss = (part * before for part in LEAST_GAIN)
+    grade = sum(before - after < limit for limit in (least, loss)) if share > ALIKE else 0
+    gain = Check("similarity gain", _ORDER[grade], text if grade == 0 else f"{text}: hardly more alike, or less")
+    return [gain, Check("likeness", _grade(share, UNLIKE), likeness)]
 
 
 def _check_data(suspicions: Sequence[str] | None) -> Check:
@@ -185,7 +164,9 @@ def _grade(value: float, limits: tuple[float, float]) -> Status:
     return _ORDER[sum(value > limit for limit in limits)]
 
 
-def _dissimilarity(warped: Tensor, fixed: Tensor, weight: Tensor, plans: TrainingPlans) -> float:
+def _dissimilarity(warped: Tensor, fixed: Tensor, weight: Tensor, plans: TrainingPlans) -> float | None:
+    if not bool((weight > 0).any()):
+        return None
     if plans.similarity == "mind":
         return float(mind_ssc_loss(warped, fixed, weight))
     return float(local_ncc_loss(warped, fixed, window=plans.similarity_window_voxels, weight=weight))

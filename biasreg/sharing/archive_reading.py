@@ -18,14 +18,13 @@ from pathlib import Path
 from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import ArchiveError, RecordError
 from biasreg.core.serialization import from_json
-from biasreg.planning.files import PLANS_FILE
+from biasreg.planning.files import PLANS_FILE, RANGES_FILE
 from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE
 from biasreg.sharing.manifest import (
     ARCHIVE_SCHEMA_VERSION,
     CARD_FILE,
     FOLD_ENTRY,
     MANIFEST_FILE,
-    RANGES_FILE,
     ArchivedFile,
     Manifest,
 )

@@ -19,7 +19,7 @@ from biasreg.evaluation.records import Evaluation, MethodSummary
 from biasreg.inference.models import TrainedModel
 from biasreg.inference.predictor import Predictor
 from biasreg.network.checkpoint import Checkpoint, check_reference, load_checkpoint
-from biasreg.planning.files import PLANS_FILE, read_plans
+from biasreg.planning.files import PLANS_FILE, RANGES_FILE, read_plans
 from biasreg.planning.plans import Configuration, Plans
 from biasreg.preprocessing.reference_files import copy_reference, reference_files, reference_hash
 from biasreg.sharing.anonymous import (
@@ -31,7 +31,7 @@ from biasreg.sharing.anonymous import (
     check_ranges,
 )
 from biasreg.sharing.archive_writing import write_archive
-from biasreg.sharing.manifest import ARCHIVE_SCHEMA_VERSION, CARD_FILE, RANGES_FILE, Manifest, Reference
+from biasreg.sharing.manifest import ARCHIVE_SCHEMA_VERSION, CARD_FILE, Manifest, Reference
 from biasreg.sharing.model_card import CardFacts, write_card
 from biasreg.sharing.weights import FoldRecord, course_of, write_fold
 

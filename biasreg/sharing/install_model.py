@@ -14,12 +14,12 @@ from biasreg.core.errors import ArchiveError, InputError
 from biasreg.core.paths import DATASET_NAME, check_writable
 from biasreg.core.serialization import content_hash, read_record, write_record
 from biasreg.network.checkpoint import BEST, Identity, check_reference, save_checkpoint
-from biasreg.planning.files import PLANS_FILE, read_plans
+from biasreg.planning.files import PLANS_FILE, RANGES_FILE, read_plans
 from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_encoders
 from biasreg.preprocessing.reference_files import reference_files, reference_hash
 from biasreg.sharing.archive_reading import LARGEST_TOTAL_BYTES, unpack_archive
-from biasreg.sharing.manifest import CARD_FILE, FOLD_ENTRY, MANIFEST_FILE, RANGES_FILE, Manifest
+from biasreg.sharing.manifest import CARD_FILE, FOLD_ENTRY, MANIFEST_FILE, Manifest
 from biasreg.sharing.weights import read_fold
 
 logger = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def _put_in_place(made: Path, target: Path, replaced: Path) -> None:
         target.rename(replaced)
     try:
         made.rename(target)
-    except OSError:
+    except BaseException:  # an interruption too
         if existing:
             replaced.rename(target)
         raise

@@ -8,7 +8,7 @@ ARCHIVE_SCHEMA_VERSION = 1
 
 MANIFEST_FILE = "manifest.json"
 CARD_FILE = "MODEL_CARD.md"
-RANGES_FILE = "data_ranges.json"
+
 WEIGHTS_FILE = "weights.safetensors"
 FOLD_FILE = "weights.json"
 

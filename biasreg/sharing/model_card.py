@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from biasreg.core.dataset_json import DatasetJson
 from biasreg.evaluation.records import MethodSummary, Statistic
+from biasreg.planning.files import RANGES_FILE
 from biasreg.planning.plans import Configuration, EncoderPlans
 from biasreg.planning.voco import PUBLISHED_AT, VOCO_ENCODERS
-from biasreg.sharing.manifest import RANGES_FILE, Manifest
+from biasreg.sharing.manifest import Manifest
 from biasreg.sharing.weights import FoldRecord, Scores
 
 UNNAMED = "not named by the maker of this archive"

@@ -9,6 +9,7 @@ from biasreg.core import nifti
 from biasreg.core.errors import BiasregError, InputError, PredictionError, format_faults
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import IMAGE_ENDINGS
+from biasreg.core.pairs import FURTHER_FIELDS
 from biasreg.core.paths import check_writable
 from biasreg.core.serialization import read_record
 from biasreg.inference.record import PredictionRecord
@@ -16,6 +17,8 @@ from biasreg.inference.staging import record_path
 
 WARP = "_warp.nii.gz"
 INVERSE = "_inverse_warp.nii.gz"
+# What else of a pair ends in WARP: its inverse, and the fields of coarser levels. No pair is called so beside its own.
+FURTHER_FIELD = re.compile(rf"{FURTHER_FIELDS}_warp\.nii\.gz$")
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,8 @@ def find_registered(folder: Path) -> tuple[list[RegisteredPair], dict[str, str]]
     Raises:
         InputError: The folder holds no field.
     """
-    names = sorted(path.name.removesuffix(WARP) for path in folder.glob(f"*{WARP}") if not path.name.endswith(INVERSE))
+    fields = [path.name for path in folder.glob(f"*{WARP}") if not FURTHER_FIELD.search(path.name)]
+    names = sorted(name.removesuffix(WARP) for name in fields)
     if not names:
         raise InputError(f"there is no field *{WARP} · {folder} · name an output folder of biasreg_predict with -i")
     pairs, faults = [], {}

@@ -17,6 +17,7 @@ def test_the_options_reach_the_demo_and_its_line_is_the_last_of_the_output(monke
             folding_percent=0.0,
             num_pairs=8,
             picture=output / "demo.png",
+            report=output / "report.html",
         )
 
     monkeypatch.setattr(demo_run, "run_demo", run_demo)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from biasreg.cli import predict as command
 from biasreg.cli.predict import main
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_io import write_image
@@ -150,9 +151,12 @@ def test_alone_tta_is_along_all_axes_and_refine_has_its_number(arguments, asked)
 def test_each_process_of_torchrun_does_its_part(arguments, asked, monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "2", "WORLD_SIZE": "5", "LOCAL_RANK": "2"}.items():
         monkeypatch.setenv(name, value)
+    waited = []
+    monkeypatch.setattr(command, "_of_all_processes", lambda failures: waited.append(failures) or failures)
     assert main(arguments) == 0
     ((device, options),) = asked
     assert options.part == (2, 5)
+    assert waited == [{}]
     assert device.type == "cpu"
     assert main([*arguments, "--num_parts", "2"]) == 2
 

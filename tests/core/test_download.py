@@ -1,8 +1,10 @@
 import io
+import urllib.request
+from http.client import HTTPMessage
 
 import pytest
 
-from biasreg.core.download import DownloadError, OpenLineError, local_file
+from biasreg.core.download import DownloadError, OpenLineError, _SafeRedirects, local_file
 
 
 class Response(io.BytesIO):
@@ -16,7 +18,7 @@ class Response(io.BytesIO):
 @pytest.fixture
 def answer(monkeypatch):
     def answer(response):
-        monkeypatch.setattr("urllib.request.urlopen", lambda request, timeout: response)
+        monkeypatch.setattr("biasreg.core.download._OPENER.open", lambda request, timeout: response)
 
     return answer
 
@@ -52,7 +54,6 @@ def test_open_lines_are_refused(tmp_path, scheme):
     ("response", "reason"),
     [
         (Response(b"half", length=8), "broke off after 4 of 8 bytes"),
-        (Response(b"all", url="http://elsewhere/file"), "leads to http://elsewhere/file, which is not https"),
         (Response(b"too long"), "larger than 5 bytes"),
     ],
 )
@@ -61,3 +62,14 @@ def test_what_is_not_whole_or_too_large_is_refused_and_removed(answer, tmp_path,
     with pytest.raises(DownloadError, match=reason):
         fetch("https://example.org/file", tmp_path, 5)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("target", ["http://elsewhere/file", "ftp://elsewhere/file", "file:///etc/passwd"])
+def test_no_step_on_the_way_leaves_https(target):
+    request = urllib.request.Request("https://example.org/file")
+    with pytest.raises(OpenLineError, match=f"leads to {target}, which is not https"):
+        _SafeRedirects().redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), target)
+    followed = _SafeRedirects().redirect_request(
+        request, io.BytesIO(), 302, "Found", HTTPMessage(), "https://b.org/file"
+    )
+    assert followed.full_url == "https://b.org/file"

@@ -10,6 +10,7 @@ from biasreg.core.image_objects import to_channels
 
 AFFINE = np.array([[0, -2.0, 0, 10], [1.5, 0, 0, -20], [0, 0, 3.0, 5], [0, 0, 0, 1]])
 SHAPE = (4, 5, 6)
+GEOMETRY = Geometry.from_affine(AFFINE, SHAPE)
 
 
 @pytest.fixture
@@ -64,11 +65,18 @@ SHEARED = AFFINE + np.array([[0, 0, 1.0, 0]] + 3 * [[0] * 4])
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
+        ((np.zeros((4, 5, 1)), AFFINE), ImageError, r"the image is 2-D \(4×5×1 voxels\)"),
+        (Image(np.full(SHAPE, np.nan, np.float32), GEOMETRY), ImageError, "120 voxels of the moving image are NaN"),
+        (
+            Image(np.zeros((5, 5, 6), np.float32), GEOMETRY),
+            ImageError,
+            r"shape \(5, 5, 6\), but its geometry \(4, 5, 6\)",
+        ),
         (np.zeros(SHAPE), ImageError, "moving image is ndarray; give a path, a SimpleITK"),
         (None, ImageError, "moving image is NoneType"),
         ([], ImageError, "moving image has no channels"),
-        ((np.zeros((4, 5)), AFFINE), ImageError, r"has shape \(4, 5\); a 3-D image"),
-        ((np.zeros((4, 5, 6, 2)), AFFINE), ImageError, r"has shape \(4, 5, 6, 2\)"),
+        ((np.zeros((4, 5)), AFFINE), ImageError, r"the moving image: the image is 2-D \(4×5 voxels\)"),
+        ((np.zeros((4, 5, 6, 2)), AFFINE), ImageError, "holds more than one volume"),
         ((NOT_FINITE, AFFINE), ImageError, "120 voxels of the moving image are NaN"),
         ((np.zeros(SHAPE, dtype=complex), AFFINE), ImageError, "type complex128"),
         ((np.zeros(SHAPE), SHEARED), GeometryError, "the moving image: .*right angles"),
@@ -79,3 +87,17 @@ SHEARED = AFFINE + np.array([[0, 0, 1.0, 0]] + 3 * [[0] * 4])
 def test_what_is_no_image_is_refused_in_words(source, error, message):
     with pytest.raises(error, match=message):
         to_channels(source, "moving")
+
+
+def test_trailing_axes_of_length_one_are_dropped_as_in_files(image):
+    for source in ((image.array[..., None], AFFINE), nibabel.Nifti1Image(image.array[..., None], AFFINE)):
+        (channel,) = to_channels(source)
+        np.testing.assert_array_equal(channel.array, image.array)
+
+
+def test_a_tuple_of_two_simpleitk_images_is_two_channels(forms):
+    assert len(to_channels((forms["simpleitk"], forms["simpleitk"]))) == 2
+
+
+def test_an_image_is_given_back_as_it_is(image):
+    assert to_channels(image)[0] is image

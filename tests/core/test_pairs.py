@@ -266,11 +266,12 @@ def test_test_pairs_of_training_cases_are_named(make_dataset, caplog):
     assert message.endswith("dataset.json: test pairs with a case of imagesTr, seen in training: a_to_t")
 
 
-def test_a_pair_that_would_write_the_inverse_of_another_is_faulty_and_does_not_hide_it(tmp_path):
-    touch(tmp_path, *(f"{pair}_{role}.nii.gz" for pair in ("a", "a_inverse") for role in ("moving", "fixed")))
+@pytest.mark.parametrize("name", ["a_inverse", "a_level1", "a_level12"])
+def test_a_pair_that_is_called_as_a_further_field_of_another_is_faulty_and_does_not_hide_it(tmp_path, name):
+    touch(tmp_path, *(f"{pair}_{role}.nii.gz" for pair in ("a", name) for role in ("moving", "fixed")))
     found = read_pairs(tmp_path)
     assert [pair.identifier for pair in found.pairs] == ["a"]
-    assert found.faults == {"a_inverse": "pair a also writes a_inverse_warp.nii.gz; rename one of them"}
+    assert found.faults == {name: f"pair a also writes {name}_warp.nii.gz; rename one of them"}
 
 
 def test_a_dataset_without_test_pairs_is_refused(make_dataset):

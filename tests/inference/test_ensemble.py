@@ -101,7 +101,23 @@ def test_mirroring_averages_what_the_network_says_of_each_mirrored_pair(images):
     torch.testing.assert_close(variance, torch.stack(views).var(dim=0, correction=0)[0])
 
 
-def test_segmentations_of_mirrored_images_are_mirrored_back(images):
-    plain = ensemble([Following()], *images, Views(semantics=True)).semantics
-    seen = ensemble([Following()], *images, Views(mirror_axes=(0, 1, 2), semantics=True)).semantics
-    torch.testing.assert_close(seen, plain)  # the network segments voxel by voxel
+class Positional(nn.Module):
+    """Takes what lies on one side for the left kidney, and what lies on the other for the right one."""
+
+    def forward(self, moving, fixed):
+        field = torch.zeros(1, 3, 8, 8, 8)
+        logits = torch.zeros(1, 3, 8, 8, 8)
+        logits[:, 1, :4] = logits[:, 2, 4:] = 10
+        return SimpleNamespace(displacement=field, fields=(field,), moving_logits=logits, fixed_logits=logits)
+
+
+def test_mirroring_does_not_exchange_left_and_right_in_the_segmentation(images):
+    plain = ensemble([Positional()], *images, Views(semantics=True)).semantics
+    seen = ensemble([Positional(), Positional()], *images, Views(mirror_axes=(0,), semantics=True)).semantics
+    torch.testing.assert_close(seen, plain)
+
+
+def test_a_small_scatter_around_a_large_displacement_is_not_lost(make_network, configuration, images):
+    shifts = [(40.3 + step, 0.0, 0.0) for step in (-0.008, -0.004, 0.0, 0.004, 0.008)]
+    found = ensemble([make_network(configuration, shift).eval() for shift in shifts], *images, Views(covariance=True))
+    assert found.covariance[0, 0].sqrt().mean().item() == pytest.approx(0.00566, rel=0.05)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,7 +7,12 @@ from biasreg.inference.refinement import smooth
 from biasreg.inference.trust import Agreement, judge, measure_agreement
 from biasreg.spatial.warp import warp
 
-GOOD = {"folding_percent": 0.0, "inverse_error_voxels": 0.1, "agreement": Agreement(0.5, 0.2, 0.0), "suspicions": ()}
+GOOD = {
+    "folding_percent": 0.0,
+    "inverse_error_voxels": 0.1,
+    "agreement": Agreement(0.5, 0.2, 1.0, 0.0),
+    "suspicions": (),
+}
 
 
 def status(name, **changed):
@@ -29,7 +36,7 @@ def test_inverse(voxels, expected):
 
 @pytest.mark.parametrize(("percent", "expected"), [(5.0, "PASS"), (6.0, "WARN"), (31.0, "FAIL")])
 def test_leaving_the_field_of_view(percent, expected):
-    assert status("field of view", agreement=Agreement(0.5, 0.2, percent)) == expected
+    assert status("field of view", agreement=Agreement(0.5, 0.2, 1.0, percent)) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,7 +44,7 @@ def test_leaving_the_field_of_view(percent, expected):
     [(0.5, 0.4, "PASS"), (0.5, 0.5, "WARN"), (0.5, 0.51, "WARN"), (0.5, 0.6, "FAIL"), (0.005, 0.09, "PASS")],
 )
 def test_little_gain_of_similarity(before, after, expected):
-    assert status("similarity gain", agreement=Agreement(before, after, 0.0)) == expected
+    assert status("similarity gain", agreement=Agreement(before, after, 1.0, 0.0)) == expected
 
 
 @pytest.mark.parametrize(("suspicions", "expected"), [((), "PASS"), (("too bright",), "WARN"), (None, "PASS")])
@@ -45,9 +52,18 @@ def test_images_unlike_those_of_training(suspicions, expected):
     assert status("training data", suspicions=suspicions) == expected
 
 
-@pytest.mark.parametrize(("after", "expected"), [(0.25, "PASS"), (0.45, "PASS"), (0.5, "WARN"), (0.76, "FAIL")])
-def test_less_likeness_than_in_validation(after, expected):
-    assert status("likeness", agreement=Agreement(0.9, after, 0.0), validated=0.2) == expected
+@pytest.mark.parametrize("scale", [1.0, 0.15])  # of LNCC, and about that of MIND
+@pytest.mark.parametrize(("after", "expected"), [(0.3, "PASS"), (0.69, "PASS"), (0.75, "WARN"), (0.91, "FAIL")])
+def test_hardly_more_alike_than_unrelated_images(after, expected, scale):
+    agreement = Agreement(0.95 * scale, after * scale, scale, 0.0)
+    assert status("likeness", agreement=agreement) == expected
+
+
+def test_without_overlap_nothing_is_claimed():
+    trust = judge(**(GOOD | {"agreement": Agreement(0.5, None, 0.9, 100.0)}))
+    (likeness,) = [check for check in trust.checks if check.name == "likeness"]
+    assert (trust.status, likeness.status) == ("FAIL", "FAIL")
+    assert "similarity gain" not in {check.name for check in trust.checks}
 
 
 def test_what_is_not_known_of_the_training_images_is_said():
@@ -55,20 +71,52 @@ def test_what_is_not_known_of_the_training_images_is_said():
     assert "not compared" in check.text
 
 
-def test_the_agreement_tells_a_right_field_from_a_wrong_one(configuration):
+@pytest.fixture
+def textures():
     torch.manual_seed(0)
-    moving = smooth(torch.rand(1, 1, 20, 20, 20), 1.5)
-    inside, moving_inside = torch.ones_like(moving), torch.ones_like(moving)
+    return smooth(torch.rand(1, 1, 20, 20, 20), 1.5)
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_the_agreement_tells_a_right_field_from_a_wrong_one(configuration, textures, similarity):
+    plans = replace(configuration.training, similarity=similarity)
+    inside, moving_inside = torch.ones_like(textures), torch.ones_like(textures)
     moving_inside[:, :, 16:] = 0
     field = torch.zeros(1, 3, 20, 20, 20)
     field[:, 0] = 2
-    fixed = warp(moving, field)
+    fixed = warp(textures, field)
     right, wrong = (
-        measure_agreement((moving, fixed), (moving_inside, inside), each, configuration.training)
-        for each in (field, -field)
+        measure_agreement((textures, fixed), (moving_inside, inside), each, plans) for each in (field, -field)
     )
-    assert right.after < 0.1 < right.before == wrong.before < wrong.after
+    assert right.after < 0.1 * right.unrelated
+    assert right.after < right.before == wrong.before < wrong.after
     assert right.lost_percent == pytest.approx(100 * 6 / 20)  # slices 14 to 19 come from where nothing was imaged
+    verdicts = [judge(0.0, 0.1, each, ()).status for each in (right, wrong)]
+    assert verdicts[1] == "FAIL"
+
+
+def test_unrelated_images_are_as_unlike_as_chance_has_it(configuration, textures):
+    other = smooth(torch.rand(1, 1, 20, 20, 20), 1.5)
+    inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
+    for similarity in ("lncc", "mind"):
+        plans = replace(configuration.training, similarity=similarity)
+        found = measure_agreement((textures, other), (inside, inside), still, plans)
+        assert found.after == pytest.approx(found.unrelated, rel=0.15)
+
+
+def test_background_has_no_say(configuration, textures):
+    ball = torch.zeros_like(textures)
+    ball[:, :, 6:14, 6:14, 6:14] = textures[:, :, 6:14, 6:14, 6:14]
+    inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
+    found = measure_agreement((ball, ball), (inside, inside), still, configuration.training)
+    assert judge(0.0, 0.1, found, ()).status == "PASS"
+
+
+def test_where_nothing_overlaps_there_is_no_figure(configuration, textures):
+    inside, outside = torch.ones_like(textures), torch.zeros_like(textures)
+    still = torch.zeros(1, 3, 20, 20, 20)
+    found = measure_agreement((textures, textures), (outside, inside), still, configuration.training)
+    assert (found.before, found.after, found.lost_percent) == (None, None, 100.0)
 
 
 def test_a_field_on_a_finer_grid_is_the_same_field(configuration):

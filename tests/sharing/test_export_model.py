@@ -175,7 +175,9 @@ def test_the_card_shows_an_evaluation_without_its_pairs(model, tmp_path):
     none = dict.fromkeys(("hd95_mm", "tre_mm", "folding_percent", "log_jacobian_std", "learn2reg_log_jacobian_std"))
     method = MethodSummary(method="biasreg", num_pairs=3, dice=dice, seconds=None, unmeasured_hd95=0, labels=(), **none)
     sources = Sources("/home/Miller/references", {"biasreg": "/home/Miller/out"})
-    write_record(tmp_path / "summary.json", Evaluation(SCORES_SCHEMA_VERSION, sources, (method,), (), ()))
+    write_record(
+        tmp_path / "summary.json", Evaluation(SCORES_SCHEMA_VERSION, sources, (method,), (), (), "biasreg", (), (), ())
+    )
     export_model(model, tmp_path / "m.zip", ExportOptions(evaluation=tmp_path / "summary.json"))
     text = card(tmp_path / "m.zip")
     assert "| biasreg | 3 | 0.812 ± 0.040 |" in text

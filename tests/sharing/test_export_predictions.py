@@ -18,7 +18,7 @@ from biasreg.inference.record import InputFile, PredictionRecord, Provenance, Se
 from biasreg.inference.trust import Trust
 from biasreg.sharing.bids_derivatives import read_name, write_bids
 from biasreg.sharing.learn2reg_submission import SubmissionOptions, write_submission
-from biasreg.sharing.predictions import check_written
+from biasreg.sharing.predictions import check_written, find_registered
 
 GRID = Geometry.from_affine([[-1.5, 0, 0, 40], [0, 0, 2.0, -30], [0, -1.25, 0, 12], [0, 0, 0, 1]], (12, 11, 10))
 SHIFT = (2, -1, 3)  # voxels along the array axes
@@ -46,6 +46,17 @@ def predict(tmp_path):
         return folder
 
     return predict
+
+
+def test_fields_of_levels_are_no_pairs(predict):
+    source = predict("A_0001_0000", "A_0000_0000")
+    for level in (1, 2):
+        write_displacement(
+            source / f"A_0001_0000_to_A_0000_0000_level{level}_warp.nii.gz", np.zeros((*GRID.shape, 3)), GRID
+        )
+    pairs, faults = find_registered(source)
+    assert [pair.name for pair in pairs] == ["A_0001_0000_to_A_0000_0000"]
+    assert faults == {}
 
 
 def names(folder):

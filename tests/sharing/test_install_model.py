@@ -129,7 +129,7 @@ def test_a_download_that_fails_is_one_error_and_leaves_nothing(elsewhere, monkey
     def fail(request, timeout):
         raise TimeoutError("timed out")
 
-    monkeypatch.setattr("urllib.request.urlopen", fail)
+    monkeypatch.setattr("biasreg.core.download._OPENER.open", fail)
     with pytest.raises(ArchiveError, match=r"could not be downloaded: timed out · https://example\.org/m\.zip"):
         install_model("https://example.org/m.zip", elsewhere)
     assert list(elsewhere.iterdir()) == []
