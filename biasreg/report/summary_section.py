@@ -147,7 +147,7 @@ def _dice_numbers(material: Material, rows: Sequence[PairRow]) -> Iterator[KeyNu
     else:
         mean, before = mean_of_known(row.dice for row in rows), mean_of_known(row.dice_before for row in rows)
     if mean is not None:
-        yield KeyNumber("Mean Dice", number(mean), "" if before is None else f"from {number(before)}")
+        yield KeyNumber("Mean Dice" if before is None else f"Mean Dice, {number(before)} before", number(mean))
     if rows and rows[0].dice is not None:
         yield KeyNumber("Worst Dice", number(rows[0].dice))
 
