@@ -13,6 +13,7 @@ from torch import Tensor
 from biasreg.core.errors import InputError
 from biasreg.core.geometry import Geometry
 from biasreg.core.image_objects import ImageLike, to_channels
+from biasreg.core.transforms import FieldPart
 from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.estimation import PLAIN, EstimatedPair, RegistrationOptions, estimate_pair
@@ -31,11 +32,15 @@ from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.preprocess import canonical_grid
 from biasreg.spatial.native import warp_image
+from biasreg.spatial.transform_chain import polish_inverse
 
 logger = logging.getLogger(__name__)
 
 # Larger grids take a core longer than two seconds a step, and more memory than many GPUs have.
 FINEST_VOXELS = {"cpu": 6_000_000, "gpu": 20_000_000}
+# The inverse comes from the canonical grid, and is polished for the field as it is written.
+INVERSE_ITERATIONS = 15
+INVERSE_TOLERANCE_VOXELS = 0.01
 
 
 class Predictor:
@@ -208,7 +213,11 @@ class Predictor:
             displacement = on_fixed(estimated.displacement, estimated.grid)
         with timed(seconds, "inverse"):
             backward = invert_beyond_border(estimated.displacement, estimated.grid)
-            inverse = rounded(native_displacement(*backward, (of_moving, of_fixed), moving_grid), moving_grid)
+            rough = native_displacement(*backward, (of_moving, of_fixed), moving_grid)
+            field = FieldPart(displacement, fixed_grid, "displacement", "prediction")
+            tolerance = INVERSE_TOLERANCE_VOXELS * min(moving_grid.spacing)
+            polished = polish_inverse(rough, moving_grid, field, iterations=INVERSE_ITERATIONS, tolerance_mm=tolerance)
+            inverse = rounded(polished, moving_grid)
             error = inverse_error(displacement, fixed_grid, inverse, moving_grid)
         with timed(seconds, "warp"):
             warped = tuple(warp_image(channel, displacement, fixed_grid) for channel in moving)

@@ -105,6 +105,41 @@ def invert_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(_inverted(part) for part in reversed(parts))
 
 
+def polish_inverse(
+    inverse: NDArray[np.float32], grid: Geometry, field: FieldPart, *, iterations: int, tolerance_mm: float
+) -> NDArray[np.float32]:
+    """Bring an inverse on a grid closer to that of a field; where it leaves the field's grid it stays as it is.
+
+    Args:
+        inverse: w, (X', Y', Z', 3) RAS mm on `grid`: q is taken to about the p with p + d(p) = q.
+        grid: Grid of the inverse.
+        field: The field d.
+        iterations: Most steps for a voxel.
+        tolerance_mm: How near is near enough.
+
+    Returns:
+        The inverse, (X', Y', Z', 3) float32 RAS mm on `grid`.
+    """
+    displacement, to_start = _sampler(field), np.linalg.inv(_affine_part(field))
+    result = inverse.copy()
+    for part in _slabs(grid.shape):
+        targets = _grid_points(grid, part)
+        start = targets + inverse[part].reshape(-1, 3)
+        inside = _is_between_voxels(start, field.geometry)
+        if not inside.any():
+            continue
+        found = _solve(
+            lambda p: apply_affine(to_start, p + displacement(p)),
+            apply_affine(to_start, targets[inside]),
+            start[inside],
+            iterations=iterations,
+            tolerance_mm=tolerance_mm,
+        )
+        start[inside] = np.where(_is_between_voxels(found, field.geometry)[:, None], found, start[inside])
+        result[part] = (start - targets).reshape(result[part].shape)
+    return result
+
+
 def round_trip_mm(parts: Sequence[Part], inverse: Sequence[Part], points: NDArray) -> NDArray[np.float64]:
     """Measure how far from its start a point lands after going through a chain and back.
 
@@ -186,23 +221,31 @@ def _inverse_step(part: InverseFieldPart) -> _Step:
     to_start = np.linalg.inv(_affine_part(part.field))
 
     def step(points: NDArray[np.float64]) -> _Reached:
-        found = _solve(lambda p: apply_affine(to_start, p + field(p)), apply_affine(to_start, points))
+        targets = apply_affine(to_start, points)
+        found = _solve(lambda p: apply_affine(to_start, p + field(p)), targets, targets)
         return _Reached(found, _count_outside(found, part.field.geometry))
 
     return step
 
 
-def _solve(forward: Callable[[NDArray], NDArray], targets: NDArray) -> NDArray[np.float64]:
+def _solve(
+    forward: Callable[[NDArray], NDArray],
+    targets: NDArray,
+    start: NDArray,
+    *,
+    iterations: int = _ITERATIONS,
+    tolerance_mm: float = _SOLVED_MM,
+) -> NDArray[np.float64]:
     """Find p with forward(p) = target, p ← p − λ (forward(p) − target), λ halved where that does not lead nearer.
 
     Of a point that does not converge, as in a fold, the nearest p is taken.
     """
-    best, current = targets.copy(), targets.copy()
+    best, current = start.copy(), start.copy()
     error = forward(current) - targets
     distance = np.linalg.norm(error, axis=1)
     least, damping = distance.copy(), np.ones(len(targets))
-    for _ in range(_ITERATIONS):
-        active = np.flatnonzero(least > _SOLVED_MM)
+    for _ in range(iterations):
+        active = np.flatnonzero(least > tolerance_mm)
         if not active.size:
             break
         current[active] -= damping[active, None] * error[active]
@@ -219,6 +262,13 @@ def _solve(forward: Callable[[NDArray], NDArray], targets: NDArray) -> NDArray[n
 def _count_outside(points: NDArray, geometry: Geometry) -> int:
     voxels = _as_coordinates(apply_affine(np.linalg.inv(geometry.affine), points))
     return int((~in_field_of_view(voxels, geometry.shape)).sum())
+
+
+def _is_between_voxels(points: NDArray, geometry: Geometry) -> NDArray[np.bool_]:
+    """Tell at which points (N, 3) a field is interpolated, and not continued from its border."""
+    voxels = apply_affine(np.linalg.inv(geometry.affine), points)
+    inside: NDArray[np.bool_] = ((voxels >= 0) & (voxels <= np.array(geometry.shape) - 1)).all(axis=1)
+    return inside
 
 
 def _as_coordinates(voxels: NDArray[np.float64]) -> torch.Tensor:

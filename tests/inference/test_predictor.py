@@ -420,10 +420,10 @@ def test_with_too_little_memory_it_goes_on_in_smaller_steps(
     configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog, failures
 ):
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
-    network = make_network(configuration, (1.0, 0.0, 0.0))
-    predictor = predictor_of(configuration, network)
+    networks = [make_network(configuration, (shift, 0.0, 0.0)) for shift in (1.0, 2.0)]
+    predictor = predictor_of(configuration, *networks)
     expected = predictor.register(image, image).displacement
-    calls, forward = [], network.forward
+    calls, forward = [], networks[0].forward
 
     def run_out(moving, fixed):
         calls.append(1)
@@ -431,9 +431,32 @@ def test_with_too_little_memory_it_goes_on_in_smaller_steps(
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return forward(moving, fixed)
 
-    monkeypatch.setattr(network, "forward", run_out)
+    monkeypatch.setattr(networks[0], "forward", run_out)
     np.testing.assert_array_equal(predictor.register(image, image).displacement, expected)
     assert ("one after the other" in caplog.text, "registered on the CPU" in caplog.text) == (True, failures == 2)
+    caplog.clear()
+    np.testing.assert_array_equal(predictor.register(image, image).displacement, expected)
+    assert len(calls) == failures + 2, "the way that worked is taken at once"
+    assert caplog.text == ""
+
+
+def test_one_network_without_memory_goes_to_the_cpu_at_once(
+    configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog
+):
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    network = make_network(configuration)
+    answers = iter([torch.cuda.OutOfMemoryError("CUDA out of memory")])
+    forward = network.forward
+
+    def run_out(moving, fixed):
+        for error in answers:
+            raise error
+        return forward(moving, fixed)
+
+    monkeypatch.setattr(network, "forward", run_out)
+    predictor_of(configuration, network).register(image, image)
+    assert "all folds at once" not in caplog.text
+    assert "registered on the CPU" in caplog.text
 
 
 def test_memory_that_never_suffices_is_an_error(configuration, make_network, make_grid, draw_anatomy, monkeypatch):

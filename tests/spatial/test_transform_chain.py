@@ -9,7 +9,14 @@ from biasreg.core import itk
 from biasreg.core.geometry import Geometry, apply_affine, ras_to_lps
 from biasreg.core.transforms import FieldPart, LinearPart, parts_of
 from biasreg.spatial import transform_chain
-from biasreg.spatial.transform_chain import compose, grid_sample_points, invert_parts, map_points, round_trip_mm
+from biasreg.spatial.transform_chain import (
+    compose,
+    grid_sample_points,
+    invert_parts,
+    map_points,
+    polish_inverse,
+    round_trip_mm,
+)
 
 
 def oblique(scale, handedness=1.0) -> Geometry:
@@ -153,3 +160,22 @@ def test_a_point_whose_inverse_leaves_the_field_is_outside():
     mapped = map_points(invert_parts([field]), np.array([[12.0, 4, 4], [5.0, 4, 4]]))
     np.testing.assert_allclose(mapped.points, [[2, 4, 4], [-5, 4, 4]], atol=1e-3)
     assert mapped.outside == (1,)
+
+
+def test_a_rough_inverse_is_polished_on_another_grid_and_left_alone_where_it_leaves_the_field(geometry, monkeypatch):
+    monkeypatch.setattr(transform_chain, "SLAB_VOXELS", 3000)
+    field = smooth(geometry, 4.0)
+    shift = np.eye(4)
+    shift[:3, 3] = (6.5, -5.5, 4.5)  # voxels
+    grid = Geometry.from_affine(geometry.affine @ shift, (20, 21, 22))
+    exact = compose(invert_parts([field]), grid).displacement
+    rough = exact + np.random.default_rng(1).normal(scale=0.3, size=exact.shape).astype(np.float32)
+    found = polish_inverse(rough, grid, field, iterations=20, tolerance_mm=1e-3)
+    points = grid_sample_points(grid, 10**6).reshape(*grid.shape, 3)
+    voxels = apply_affine(np.linalg.inv(geometry.affine), points + rough)
+    inside = ((voxels > 1) & (voxels < np.array(geometry.shape) - 2)).all(axis=-1)
+    outside = ((voxels < -1) | (voxels > np.array(geometry.shape))).any(axis=-1)
+    assert inside.sum() > 50
+    assert outside.sum() > 50
+    np.testing.assert_allclose(np.linalg.norm(found - exact, axis=-1)[inside], 0, atol=0.01)
+    np.testing.assert_allclose(found[outside], rough[outside], atol=1e-4)
