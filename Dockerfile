@@ -1,18 +1,17 @@
-# biasreg in a container. CPU by default; a GPU's torch with: docker build --build-arg DEVICE=cuda -t biasreg .
+# biasreg in a container, with the torch of pip's registry, which brings CUDA. A smaller image for the CPU alone takes torch from the
+# index that PyTorch's installation page names: docker build --build-arg CPU_INDEX=... -t biasreg .
 # documentation/how-to/use-docker.md says how to run it.
 
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
-ARG DEVICE=cpu
-ARG CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG CPU_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/biasreg
 ENV PATH=/opt/biasreg/bin:$PATH
 WORKDIR /source
 COPY constraints.txt ./
-# The registry's torch for Linux brings CUDA (several GB); PyTorch's own index has one without, of the same version.
-RUN if [ "$DEVICE" = cpu ]; then \
+RUN if [ -n "$CPU_INDEX" ]; then \
         pip install --no-deps --index-url "$CPU_INDEX" "$(grep '^torch==' constraints.txt)"; \
     fi
 COPY pyproject.toml setup.py README.md LICENSE ./
