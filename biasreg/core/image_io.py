@@ -97,6 +97,19 @@ def read_geometry(path: Path | str) -> Geometry:
     return itk.geometry_of(file, reader)
 
 
+def has_orientation(path: Path | str) -> bool:
+    """Tell whether a file says how its grid lies in the world; a NIfTI file without sform and qform does not.
+
+    Args:
+        path: A file that can be read.
+    """
+    file = Path(path)
+    if strip_ending(file.name)[1] not in nifti.NIFTI_ENDINGS:
+        return True
+    header = nifti.load(file).header
+    return int(header["sform_code"]) > 0 or int(header["qform_code"]) > 0
+
+
 def read_image(path: Path | str) -> Image:
     """Read an image as float32.
 

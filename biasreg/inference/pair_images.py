@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from biasreg.core.image_io import Image, read_channels
+from biasreg.core.image_io import Image, has_orientation, read_channels
 from biasreg.core.pairs import PairFiles
 from biasreg.core.transform_io import read_linear_transform
 from biasreg.evaluation.metrics import dice_per_label
@@ -25,6 +25,7 @@ class PairImages:
         moving_labels: Label map on the moving grid.
         fixed_labels: Label map on the fixed grid.
         initial: (4, 4) matrix from fixed to moving points, RAS mm, that replaces the pre-alignment, if any.
+        notices: What a user should know about the files.
     """
 
     moving: tuple[Image, ...]
@@ -32,6 +33,7 @@ class PairImages:
     moving_labels: Image | None
     fixed_labels: Image | None
     initial: NDArray[np.float64] | None = None
+    notices: tuple[str, ...] = ()
 
 
 def read_pair_images(pair: PairFiles) -> PairImages:
@@ -50,7 +52,16 @@ def read_pair_images(pair: PairFiles) -> PairImages:
         )
     )
     initial = None if pair.initial is None else read_linear_transform(pair.initial)
-    return PairImages(moving, fixed, moving_labels, fixed_labels, initial)
+    guessed = [path.name for path in (*pair.moving, *pair.fixed) if not has_orientation(path)]
+    notices = (
+        [
+            f"{', '.join(guessed)}: neither sform nor qform is set, so that left and right are a guess, which other "
+            "programs make differently"
+        ]
+        if guessed
+        else []
+    )
+    return PairImages(moving, fixed, moving_labels, fixed_labels, initial, tuple(notices))
 
 
 def warp_moving_labels(images: PairImages, prediction: Prediction) -> NDArray | None:

@@ -50,7 +50,7 @@ def content_notices(name: str, canonical: CanonicalImage, grid: Geometry, crop: 
         if blank
     ]
     if crop == "labels":
-        return tuple(notices)
+        return (*notices, *_field_of_view_notices(name, canonical, grid))
     sides = list(zip(canonical.extent_mm, grid.extent_mm, strict=True))
     if any(not 1 / PROPORTION <= found / planned <= PROPORTION for found, planned in sides):
         found, planned = ("×".join(f"{side:.3g}" for side in each) for each in zip(*sides, strict=True))
@@ -64,3 +64,15 @@ def content_notices(name: str, canonical: CanonicalImage, grid: Geometry, crop: 
             "network sees; there the field is continued from the grid's border"
         )
     return tuple(notices)
+
+
+def _field_of_view_notices(name: str, canonical: CanonicalImage, grid: Geometry) -> tuple[str, ...]:
+    """Say whether so little of the planned field of view shows anything that the voxel size may be wrong."""
+    seen = float(canonical.mask.mean())
+    if seen >= 1 / PROPORTION:
+        return ()
+    planned = "×".join(f"{side:.3g}" for side in grid.extent_mm)
+    return (
+        f"the {name} image covers {100 * seen:.2g} % of the {planned} mm that the model was planned for; is its voxel "
+        "size in mm, and does it show the same part of the body?",
+    )

@@ -125,19 +125,21 @@ class _Batch:
                 if warped_labels is not None:
                     write_labels(files, warped_labels, prediction.fixed)
             seconds["total"] = round(work.seconds["total"] + time.perf_counter() - start, 4)
+            made = sorted(folder.iterdir())
             record = PredictionRecord(
                 pair=name,
                 written=now(),
                 provenance=self.provenance,
                 inputs=describe_inputs(work.pair),
                 settings=_settings(self.options),
-                outputs=tuple(sorted(path.name for path in folder.iterdir())),
+                outputs=tuple(path.name for path in made),
                 prealignment=self.predictor.frames.plans.prealignment if images.initial is None else GIVEN,
                 seconds=seconds,
                 quality=prediction.quality,
                 trust=prediction.trust,
                 accuracy=accuracy,
-                notices=prediction.notices,
+                notices=(*images.notices, *prediction.notices),
+                output_bytes=tuple(path.stat().st_size for path in made),
             )
             write_record(record_path(folder, name), record)
         return record
@@ -173,6 +175,7 @@ def predict_pairs(
     pairs = found.pairs[number::parts]
     faults = dict(found.faults) if number == 0 else {}  # named once
     of_all = f" (part {number} of {parts}, {len(found.pairs)} in all)" if parts > 1 else ""
+    of_all += f", {len(faults)} more cannot be" if faults else ""
     logger.info("registering %d pair(s)%s with %s on %s", len(pairs), of_all, model.name, device)
     batch = _Batch(predictor, output, options, provenance)
     failures: dict[str, str] = {}
@@ -252,4 +255,8 @@ def _is_registered(pair: PairFiles, output: Path, options: PredictOptions, prove
     if not record.settings.gives(_settings(options)):
         logger.info("pair %s: registered with other settings before; it is done again", record.pair)
         return False
-    return all((output / name).is_file() for name in record.outputs)
+    paths = [output / name for name in record.outputs]
+    sizes = tuple(path.stat().st_size if path.is_file() else None for path in paths)
+    if sizes != record.output_bytes:
+        logger.info("pair %s: a file of it is missing or was changed; it is done again", record.pair)
+    return sizes == record.output_bytes

@@ -101,6 +101,7 @@ class PredictionRecord:
         inputs: What it was made from.
         settings: How it was registered.
         outputs: Names of the files beside the record that belong to it.
+        output_bytes: Their sizes, so that a file which was cut off or exchanged is noticed.
         prealignment: What brought the images into the network's frame: the plans' way, or `given` by a file among the
             inputs.
         seconds: Wall time of each stage, and `total`, before this record.
@@ -122,6 +123,7 @@ class PredictionRecord:
     trust: Trust
     accuracy: Accuracy | None
     notices: tuple[str, ...]
+    output_bytes: tuple[int, ...] = ()
 
 
 def describe_run(model: TrainedModel, device: torch.device) -> Provenance:

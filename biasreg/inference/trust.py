@@ -23,7 +23,7 @@ INVERSE_ERROR_VOXELS = (1.0, 3.0)
 LEAST_GAIN = (0.02, -0.05)
 # Of the dissimilarity of unrelated images: up to ALIKE there is nothing to gain; the others grade what is left.
 ALIKE = 0.1
-UNLIKE = (0.7, 0.9)
+UNLIKE = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def judge(
             f"{agreement.lost_percent:.3g} % of the fixed anatomy is taken out of the moving image's field of view",
         ),
         *_check_likeness(agreement),
-        _check_data(suspicions),
+        *_check_data(suspicions),
     ]
     return Trust(max((check.status for check in checks), key=_ORDER.index), tuple(checks))
 
@@ -152,12 +152,12 @@ def _check_likeness(agreement: Agreement) -> list[Check]:
     return [gain, Check("likeness", _grade(share, UNLIKE), likeness)]
 
 
-def _check_data(suspicions: Sequence[str] | None) -> Check:
+def _check_data(suspicions: Sequence[str] | None) -> list[Check]:
     if suspicions is None:
-        return Check("training data", "PASS", "not compared: the model's folder holds no ranges of its training images")
+        return []  # a check that was not made is not passed
     if suspicions:
-        return Check("training data", "WARN", "; ".join(suspicions))
-    return Check("training data", "PASS", "spacing and intensities are like those of the training images")
+        return [Check("training data", "WARN", "; ".join(suspicions))]
+    return [Check("training data", "PASS", "spacing, field of view and intensities are like the training images'")]
 
 
 def _grade(value: float, limits: tuple[float, float]) -> Status:

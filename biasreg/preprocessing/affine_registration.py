@@ -207,7 +207,7 @@ class _Problem:
         if not step.smooth_gradients:
             method.MetricUseFixedImageGradientFilterOff()
             method.MetricUseMovingImageGradientFilterOff()
-        part = max(SAMPLED, MIN_SAMPLES / np.count_nonzero(self.fixed.mask))
+        part = max(SAMPLED, MIN_SAMPLES / max(1, int(np.count_nonzero(self.fixed.mask))))
         if part < 1 and 1 in step.levels:
             method.SetMetricSamplingStrategy(method.REGULAR)
             parts = [1.0 if factor > 1 else part for factor in step.levels]

@@ -13,8 +13,8 @@ from biasreg.core.errors import DatasetError, PlansError
 from biasreg.core.geometry import Geometry, mask_box
 from biasreg.core.image_io import Image, read_channels, read_labels
 from biasreg.core.parallel import map_cases
-from biasreg.core.serialization import write_record
-from biasreg.planning.data_ranges import data_ranges
+from biasreg.core.serialization import read_json, to_json, write_record
+from biasreg.planning.data_ranges import DataRanges, data_ranges
 from biasreg.planning.files import RANGES_FILE
 from biasreg.planning.fingerprint import source_hash
 from biasreg.planning.fingerprint_records import Fingerprint
@@ -130,7 +130,7 @@ def preprocess_dataset(
     hashes = map_cases(source_hash, {name: (case,) for name, case in cases.items()}, executor, "looking for changes")
     _check_unchanged(hashes, fingerprint, f"{dataset.folder} · {remedy}")
     _open_folder(folder, plans, cases)
-    write_record(folder / RANGES_FILE, data_ranges(fingerprint, plans))
+    _write_ranges(folder / RANGES_FILE, data_ranges(fingerprint, plans))
     centers = shared_centers(fingerprint, dataset.json.pairing)
     known = {name: (case, centers[name], plans, folder) for name, case in cases.items()}
     looked_at = {name: (*arguments, hashes[name]) for name, arguments in known.items()}
@@ -227,6 +227,12 @@ def _open_folder(folder: Path, plans: PreprocessingPlans, cases: Mapping[str, Ca
         write_stamp(folder, plans, made_of)
     if reference:
         store_reference(folder, plans, reference)
+
+
+def _write_ranges(path: Path, ranges: DataRanges) -> None:
+    """Write what the images are like, unless it stands there already."""
+    if not path.is_file() or read_json(path) != to_json(ranges):
+        write_record(path, ranges)
 
 
 def _all_complete(case: Case, complete: Mapping[str, bool]) -> bool:

@@ -126,6 +126,9 @@ def _key_numbers(material: Material, rows: Sequence[PairRow]) -> Iterator[KeyNum
     if rows or own is not None:
         yield KeyNumber("Pairs", str(own.num_pairs if own is not None else len(rows)))
     yield from _dice_numbers(material, rows)
+    passed = sum(row.status == "PASS" for row in rows)
+    if any(row.status is not None for row in rows):
+        yield KeyNumber("Passed the trust checks", str(passed), f"of {len(rows)}")
     if own is not None and own.hd95_mm is not None:
         yield KeyNumber("HD95", number(own.hd95_mm.mean, 2), "mm")
     if own is not None and own.tre_mm is not None:

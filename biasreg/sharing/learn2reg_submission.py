@@ -79,7 +79,7 @@ def write_submission(source: Path, output: Path, options: SubmissionOptions | No
             _write(pair, output / f"disp_{'_'.join(parts)}.nii.gz", options.precision)
         except BiasregError as error:
             failures[pair.name] = str(error)
-    if options.zipped:
+    if options.zipped and not failures:  # a submission needs all pairs
         _zip(output)
     return failures
 

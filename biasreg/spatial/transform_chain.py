@@ -267,8 +267,7 @@ def _count_outside(points: NDArray, geometry: Geometry) -> int:
 def _is_between_voxels(points: NDArray, geometry: Geometry) -> NDArray[np.bool_]:
     """Tell at which points (N, 3) a field is interpolated, and not continued from its border."""
     voxels = apply_affine(np.linalg.inv(geometry.affine), points)
-    inside: NDArray[np.bool_] = ((voxels >= 0) & (voxels <= np.array(geometry.shape) - 1)).all(axis=1)
-    return inside
+    return np.asarray(((voxels >= 0) & (voxels <= np.array(geometry.shape) - 1)).all(axis=1))
 
 
 def _as_coordinates(voxels: NDArray[np.float64]) -> torch.Tensor:

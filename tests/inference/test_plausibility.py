@@ -49,3 +49,12 @@ def test_only_an_image_without_any_content_is_refused():
     check_content("moving", images, canonical(blank=(True, False)))
     with pytest.raises(ImageError, match=r"nothing to register in the moving image.*\(values from 2 to 7\)"):
         check_content("moving", images, canonical(blank=(True, True)))
+
+
+@pytest.mark.parametrize(("covered", "noticed"), [(40, False), (10, False), (9, True)])
+def test_of_a_part_of_the_anatomy_the_field_of_view_tells_whether_lengths_are_in_mm(covered, noticed):
+    image = canonical((0.04, 0.08, 0.08))
+    image.mask[:, :, covered:] = False
+    notices = content_notices("moving", image, GRID, "labels")
+    assert len(notices) == noticed
+    assert all("the moving image covers 22 % of the 40×80×80 mm" in notice for notice in notices)

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from threading import Event
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -506,3 +507,29 @@ def test_several_threads_give_the_same_files(folders, write_model, write_pair):
     run((folders[0], folders[1].with_name("threads")), model, workers=(2, 3))
     for path in folders[1].glob("*.nii.gz"):
         assert (folders[1].with_name("threads") / path.name).read_bytes() == path.read_bytes()
+
+
+def test_continuing_notices_a_file_that_was_damaged(folders, write_model, write_pair, registered, caplog):
+    caplog.set_level(logging.INFO)
+    write_pair(folders[0], "a", labels=False)
+    model = write_model()
+    run(folders, model)
+    (folders[1] / "a_warp.nii.gz").write_bytes(b"garbage")
+    run(folders, model, overwrite=False)
+    assert registered == ["a", "a"]
+    assert "pair a: a file of it is missing or was changed" in caplog.text
+    run(folders, model, overwrite=False)
+    assert registered == ["a", "a"]
+
+
+def test_a_file_without_orientation_is_named_in_the_record(folders, write_model, write_pair):
+    write_pair(folders[0], "a", labels=False)
+    path = folders[0] / "a_moving.nii.gz"
+    image = nibabel.load(path)
+    voxels, header = image.get_fdata(dtype=np.float32), image.header.copy()
+    header.set_sform(None, code=0)
+    header.set_qform(None, code=0)
+    nibabel.save(nibabel.Nifti1Image(voxels, None, header), path)
+    run(folders, write_model())
+    (notice, *_) = read_record(folders[1] / "a.json", PredictionRecord).notices
+    assert notice.startswith("a_moving.nii.gz: neither sform nor qform is set")

@@ -44,16 +44,16 @@ def test_leaving_the_field_of_view(percent, expected):
     [(0.5, 0.4, "PASS"), (0.5, 0.5, "WARN"), (0.5, 0.51, "WARN"), (0.5, 0.6, "FAIL"), (0.005, 0.09, "PASS")],
 )
 def test_little_gain_of_similarity(before, after, expected):
-    assert status("similarity gain", agreement=Agreement(before, after, 1.0, 0.0)) == expected
+    assert status("similarity gain", agreement=Agreement(before, after, 2.0, 0.0)) == expected
 
 
-@pytest.mark.parametrize(("suspicions", "expected"), [((), "PASS"), (("too bright",), "WARN"), (None, "PASS")])
+@pytest.mark.parametrize(("suspicions", "expected"), [((), "PASS"), (("too bright",), "WARN")])
 def test_images_unlike_those_of_training(suspicions, expected):
     assert status("training data", suspicions=suspicions) == expected
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.15])  # of LNCC, and about that of MIND
-@pytest.mark.parametrize(("after", "expected"), [(0.3, "PASS"), (0.69, "PASS"), (0.75, "WARN"), (0.91, "FAIL")])
+@pytest.mark.parametrize(("after", "expected"), [(0.3, "PASS"), (0.49, "PASS"), (0.6, "WARN"), (0.76, "FAIL")])
 def test_hardly_more_alike_than_unrelated_images(after, expected, scale):
     agreement = Agreement(0.95 * scale, after * scale, scale, 0.0)
     assert status("likeness", agreement=agreement) == expected
@@ -66,9 +66,8 @@ def test_without_overlap_nothing_is_claimed():
     assert "similarity gain" not in {check.name for check in trust.checks}
 
 
-def test_what_is_not_known_of_the_training_images_is_said():
-    (check,) = [check for check in judge(**(GOOD | {"suspicions": None})).checks if check.name == "training data"]
-    assert "not compared" in check.text
+def test_a_check_that_cannot_be_made_is_not_listed():
+    assert "training data" not in {check.name for check in judge(**(GOOD | {"suspicions": None})).checks}
 
 
 @pytest.fixture

@@ -363,7 +363,11 @@ def test_a_full_disk_ends_the_run_naming_the_case_and_a_later_run_goes_on(run, m
         patch.setattr(np, "save", run_full)
         with pytest.raises(BiasregError, match=r"case c1: .*No space left on device"):
             run(make_plans())
-    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"preprocessing.json", "c0.json"}
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {
+        "preprocessing.json",
+        "data_ranges.json",
+        "c0.json",
+    }
     done = (tmp_path / "out" / "c0.json").stat().st_mtime_ns
     assert len(list(run(make_plans()).glob("c?.json"))) == 4
     assert (tmp_path / "out" / "c0.json").stat().st_mtime_ns == done

@@ -208,3 +208,12 @@ def test_a_name_says_what_it_says():
     assert read_name("sub-01_T1w", "CT").suffix == "CT"
     with pytest.raises(PredictionError, match="does not say what kind"):
         read_name("___", "T1w")
+
+
+def test_where_a_pair_cannot_be_written_there_is_no_archive(predict, tmp_path):
+    predict("A_0001_0001", "A_0001_0000")
+    source = predict("nameless", "A_0002_0000")
+    assert set(write_submission(source, tmp_path / "sub", SubmissionOptions(zipped=True))) == {
+        "nameless_to_A_0002_0000"
+    }
+    assert "submission.zip" not in names(tmp_path / "sub")

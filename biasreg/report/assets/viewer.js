@@ -290,6 +290,9 @@ function startViewer(root) {
 
   function connect() {
     root.addEventListener("keydown", onKey);
+    document.addEventListener("keydown", (event) => { // nothing has the focus; what scrolls the page goes on doing so
+      if (event.target === document.body && !/^(Arrow|Page| )/.test(event.key)) onKey(event);
+    });
     find("#viewer-pair").addEventListener("change", (event) => choose(Number(event.target.value)));
     const clicked = (selector, act) => all(selector).forEach((button) => button.addEventListener("click", (event) => {
       act(button);
