@@ -31,6 +31,7 @@ from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import Configuration
 from biasreg.preprocessing.frames import FrameSource, read_frame_source
 from biasreg.preprocessing.preprocess import canonical_grid
+from biasreg.spatial.displacement import resize
 from biasreg.spatial.native import warp_image
 from biasreg.spatial.transform_chain import polish_inverse
 
@@ -212,7 +213,10 @@ class Predictor:
         with timed(seconds, "field"):
             displacement = on_fixed(estimated.displacement, estimated.grid)
         with timed(seconds, "inverse"):
-            backward = invert_beyond_border(estimated.displacement, estimated.grid)
+            grid = canonical_grid(
+                self.plans.preprocessing
+            )  # fine enough to begin with, where refinement used a finer one
+            backward = invert_beyond_border(resize(estimated.displacement, grid.shape), grid)
             rough = native_displacement(*backward, (of_moving, of_fixed), moving_grid)
             field = FieldPart(displacement, fixed_grid, "displacement", "prediction")
             tolerance = INVERSE_TOLERANCE_VOXELS * min(moving_grid.spacing)
@@ -225,7 +229,6 @@ class Predictor:
             metrics = field_metrics(displacement, fixed_grid)
             quality = FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, error)
         with timed(seconds, "extras"):
-            grid = canonical_grid(self.plans.preprocessing)
             levels = {level: on_fixed(field, grid) for level, field in enumerate(estimated.answer.levels) if level > 0}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
         error_voxels = None if error is None else error.percentile95_mm / float(np.cbrt(np.prod(fixed_grid.spacing)))
