@@ -56,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         type=_axes,
         metavar="AXES",
-        help="average over the pair mirrored along these axes too, in all combinations (alone: xyz)",
+        help="average over the pair mirrored along these axes too, in all combinations (alone: xyz); measure it first, "
+        "for networks are not trained on mirrored images",
     )
     parser.add_argument(
         "--refine",
