@@ -213,9 +213,8 @@ class Predictor:
         with timed(seconds, "field"):
             displacement = on_fixed(estimated.displacement, estimated.grid)
         with timed(seconds, "inverse"):
-            grid = canonical_grid(
-                self.plans.preprocessing
-            )  # fine enough to begin with, where refinement used a finer one
+            # Fine enough to begin with, also where refinement used a finer one.
+            grid = canonical_grid(self.plans.preprocessing)
             backward = invert_beyond_border(resize(estimated.displacement, grid.shape), grid)
             rough = native_displacement(*backward, (of_moving, of_fixed), moving_grid)
             field = FieldPart(displacement, fixed_grid, "displacement", "prediction")

@@ -7,50 +7,20 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from biasreg.core.errors import RecordError
 from biasreg.core.image_io import IMAGE_ENDINGS, image_files
-from biasreg.core.pairs import PairFiles
+from biasreg.core.pairs import FURTHER_FIELDS, PairFiles
 from biasreg.core.serialization import file_hash, from_json, read_json
 from biasreg.inference.record import Accuracy, InputFile, Provenance
 from biasreg.inference.staging import record_path
+from biasreg.inference.trust import Trust
 
 logger = logging.getLogger(__name__)
 
 _WARP = re.compile(r"(?P<pair>.+)_warp(?P<ending>\.nii\.gz|\.nii|\.mha|\.mhd|\.nrrd)")
-_FURTHER_FIELD = re.compile(r"(.+)_(?:inverse|level\d+)")  # fields of a pair beside its transform
-
-
-Status = Literal["PASS", "WARN", "FAIL"]
-
-
-@dataclass(frozen=True)
-class TrustCheck:
-    """One check of a pair.
-
-    Attributes:
-        name: What was checked.
-        status: What came of it.
-        text: What was found.
-    """
-
-    name: str
-    status: Status
-    text: str
-
-
-@dataclass(frozen=True)
-class Trust:
-    """Whether a pair's result may be trusted.
-
-    Attributes:
-        status: That of the worst check.
-        checks: The checks.
-    """
-
-    status: Status
-    checks: tuple[TrustCheck, ...]
+_FURTHER_FIELD = re.compile(rf"(.+){FURTHER_FIELDS}")
 
 
 @dataclass(frozen=True)
