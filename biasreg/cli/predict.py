@@ -17,7 +17,6 @@ DESCRIPTION = (
 )
 SAVE_CHOICES = ("jacobian", "folding", "inverse_error", "uncertainty", "h5", "learn2reg", "levels", "features")
 AXES = "xyz"  # of the canonical frame: left-right, posterior-anterior, inferior-superior
-REFINE_STEPS = 30  # what --refine alone means
 LONGEST_WAIT = timedelta(days=7)  # of a process that is done for the others
 
 
@@ -61,12 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--refine",
-        nargs="?",
-        const=REFINE_STEPS,
-        default=0,
         type=int,
         metavar="N",
-        help=f"refine each field on its own pair by so many steps on each grid, without labels (alone: {REFINE_STEPS})",
+        help="refine each field on its own pair by at most so many steps on each grid, without labels; 0 for none "
+        "(default: 30 where the images show more than the model's grid can, else none)",
     )
     parser.add_argument(
         "--save",
@@ -111,7 +108,7 @@ def _words(text: str) -> list[str]:
 
 def _predict(arguments: argparse.Namespace) -> None:
     part = _part(arguments)
-    if arguments.refine < 0 or min(arguments.npp, arguments.nps) < 1:
+    if (arguments.refine or 0) < 0 or min(arguments.npp, arguments.nps) < 1:
         raise InputError("--refine takes no negative number, -npp and -nps take at least 1 · correct the option")
     from biasreg.inference.models import ModelRequest, find_model
     from biasreg.inference.predict import PredictOptions, check_failures, predict_pairs

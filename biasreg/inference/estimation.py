@@ -13,7 +13,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble, Views, ensemble
 from biasreg.inference.features import feature_maps
 from biasreg.inference.preparation import PreparedPair
-from biasreg.inference.refinement import Level, refine
+from biasreg.inference.refinement import DEFAULT_STEPS, Level, refine
 from biasreg.inference.stages import timed
 from biasreg.inference.trust import Agreement, measure_agreement
 from biasreg.network.biasnet import BIASNet
@@ -30,16 +30,17 @@ class RegistrationOptions:
     Attributes:
         mirror_axes: Test-time augmentation: axes of the canonical frame (0 left-right, 1 posterior-anterior, 2
             inferior-superior) along which the pair is mirrored, in all combinations; the fields are averaged.
-        refine_steps: Steps of instance optimisation on each grid; 0 for none.
+        refine_steps: Steps of instance optimisation on each grid at most; 0 for none, None for a choice by the pair:
+            `DEFAULT_STEPS` where its images show more than the networks' grid can, else none. Across modalities none.
         extras: What is wanted besides the field, out of `EXTRAS`.
     """
 
     mirror_axes: tuple[int, ...] = ()
-    refine_steps: int = 0
+    refine_steps: int | None = None
     extras: tuple[str, ...] = ()
 
 
-PLAIN = RegistrationOptions()
+DEFAULT = RegistrationOptions()
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,15 @@ def estimate_pair(
         PredictionError: If a network gives numbers that are not finite.
     """
     seconds = dict[str, float]()
+    steps = options.refine_steps
+    if steps is None:
+        steps = DEFAULT_STEPS if len(prepared.canonical) > 1 else 0
     levels = [_level(pair, device) for pair in prepared.canonical]
     first, grid = levels[0], canonical_grid(plans.preprocessing)
     views = Views(
         options.mirror_axes,
         levels="levels" in options.extras,
-        semantics=options.refine_steps > 0,
+        semantics=steps > 0,
         covariance="uncertainty" in options.extras,
         one_at_a_time=one_at_a_time,
     )
@@ -102,10 +106,10 @@ def estimate_pair(
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
     displacement = answer.displacement
-    if options.refine_steps:
+    if steps:
         with timed(seconds, "refine"):
             seen = [_with_semantics(first, answer), *levels[1:]]
-            displacement = refine(displacement, seen, plans.training, options.refine_steps)
+            displacement = refine(displacement, seen, plans.training, steps)
             shape = displacement.shape[2:]
             grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
     with timed(seconds, "agreement"):
@@ -114,6 +118,21 @@ def estimate_pair(
     wanted = "features" in options.extras
     features = feature_maps(networks[0].to(device), first.moving, first.fixed) if wanted else {}
     return EstimatedPair(displacement.cpu(), grid, _on_cpu(answer), agreement, features, seconds)
+
+
+def wants_finer_grids(options: RegistrationOptions, plans: Configuration) -> bool:
+    """Tell whether a pair is to be prepared for refinement.
+
+    Args:
+        options: How pairs are registered.
+        plans: What the networks were planned for.
+
+    Returns:
+        Whether refinement was asked for, or depends on what the images show.
+    """
+    if options.refine_steps is None:
+        return plans.training.similarity == "lncc"
+    return options.refine_steps > 0
 
 
 def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) -> Level:

@@ -55,7 +55,7 @@ class PredictOptions:
     save: tuple[str, ...] = ()
     overwrite: bool = True
     mirror_axes: tuple[int, ...] = ()
-    refine_steps: int = 0
+    refine_steps: int | None = None
     compressed: bool = True
     part: tuple[int, int] = (0, 1)
     workers: tuple[int, int] = (1, 1)

@@ -16,7 +16,7 @@ from biasreg.core.image_objects import ImageLike, to_channels
 from biasreg.core.transforms import FieldPart
 from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
-from biasreg.inference.estimation import PLAIN, EstimatedPair, RegistrationOptions, estimate_pair
+from biasreg.inference.estimation import DEFAULT, EstimatedPair, RegistrationOptions, estimate_pair, wants_finer_grids
 from biasreg.inference.inversion import inverse_error, invert_beyond_border
 from biasreg.inference.loading import load_networks, read_ranges
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
@@ -62,7 +62,7 @@ class Predictor:
         frames: FrameSource,
         plans: Configuration,
         device: torch.device,
-        options: RegistrationOptions = PLAIN,
+        options: RegistrationOptions = DEFAULT,
         ranges: DataRanges | None = None,
     ) -> None:
         self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
@@ -76,7 +76,9 @@ class Predictor:
         _check_options(options, len(networks))
 
     @classmethod
-    def from_model(cls, model: TrainedModel, device: torch.device, options: RegistrationOptions = PLAIN) -> "Predictor":
+    def from_model(
+        cls, model: TrainedModel, device: torch.device, options: RegistrationOptions = DEFAULT
+    ) -> "Predictor":
         """Load a trained model.
 
         Args:
@@ -107,7 +109,7 @@ class Predictor:
         results: Path | str,
         request: ModelRequest = ONLY_MODEL,
         device: str | None = None,
-        options: RegistrationOptions = PLAIN,
+        options: RegistrationOptions = DEFAULT,
     ) -> "Predictor":
         """Load the trained model that fits a request from a root of results.
 
@@ -159,8 +161,9 @@ class Predictor:
     ) -> PreparedPair:
         """Do the part of `register` that comes before the networks, on the CPU; arguments and errors are the same."""
         images = to_channels(moving, "moving"), to_channels(fixed, "fixed")
-        finest = FINEST_VOXELS.get(self.device.type, FINEST_VOXELS["gpu"]) if self.options.refine_steps else 0
-        return prepare_pair(images, self.frames, initial, self.ranges, finest)
+        finest = FINEST_VOXELS.get(self.device.type, FINEST_VOXELS["gpu"])
+        refined = wants_finer_grids(self.options, self.plans)
+        return prepare_pair(images, self.frames, initial, self.ranges, finest if refined else 0)
 
     def estimate(self, prepared: PreparedPair) -> EstimatedPair:
         """Do the part of `register` that runs on the device, for one pair at a time.

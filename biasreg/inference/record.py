@@ -63,13 +63,13 @@ class Settings:
     Attributes:
         save: Further outputs that were asked for.
         mirror_axes: Axes of the canonical frame along which the pair was mirrored as well.
-        refine_steps: Steps of instance optimisation on each grid.
+        refine_steps: As was asked for; None where the pair decided.
         compressed: Whether images are `.nii.gz`, not `.nii`.
     """
 
     save: tuple[str, ...] = ()
     mirror_axes: tuple[int, ...] = ()
-    refine_steps: int = 0
+    refine_steps: int | None = None
     compressed: bool = True
 
     def gives(self, wanted: "Settings") -> bool:

@@ -142,10 +142,17 @@ def test_options_become_what_they_say(arguments, asked):
     )
 
 
-def test_alone_tta_is_along_all_axes_and_refine_has_its_number(arguments, asked):
-    assert main([*arguments, "--tta", "--refine"]) == 0
+def test_alone_tta_is_along_all_axes(arguments, asked):
+    assert main([*arguments, "--tta"]) == 0
     ((_, options),) = asked
-    assert (options.mirror_axes, options.refine_steps) == ((0, 1, 2), 30)
+    assert options.mirror_axes == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("given", "steps"), [([], None), (["--refine", "0"], 0), (["--refine", "12"], 12)])
+def test_whether_fields_are_refined_is_left_to_the_pair_unless_said(arguments, asked, given, steps):
+    assert main([*arguments, *given]) == 0
+    ((_, options),) = asked
+    assert options.refine_steps == steps
 
 
 def test_each_process_of_torchrun_does_its_part(arguments, asked, monkeypatch):

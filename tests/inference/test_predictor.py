@@ -538,6 +538,18 @@ def test_refinement_uses_a_finer_grid_where_the_images_are_finer(configuration, 
     assert tuple(shape) == tuple(2 * size for size in configuration.preprocessing.patch_size)
 
 
+@pytest.mark.parametrize(
+    ("step", "similarity", "refined"), [(1.0, "lncc", True), (2.0, "lncc", False), (1.0, "mind", False)]
+)
+def test_unless_said_fields_are_refined_where_images_of_one_modality_are_finer(
+    configuration, make_network, make_grid, draw_anatomy, step, similarity, refined
+):
+    image, _ = draw_anatomy(make_grid(spacing=(step,) * 3), (0, 0, 0))
+    plans = replace(configuration, training=replace(configuration.training, similarity=similarity))
+    predictor = predictor_of(plans, make_network(configuration))
+    assert ("refine" in predictor.register(image, image).seconds) == refined
+
+
 def test_uncertainty_counts_mm_of_the_moving_world(configuration, make_network, make_grid, draw_anatomy):
     networks = [make_network(configuration, shift) for shift in ((0.0, 0.0, 0.0), (2.0, 0.0, 0.0))]
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
