@@ -81,7 +81,9 @@ def main() -> None:
     network = VoxelMorph(workspace.configuration.network.in_channels)
     history = train(network, workspace, data, arguments)
     seconds = register_all(network, workspace, arguments)
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("root", "pairs", "fields", "output")}
+    settings = {
+        name: value for name, value in vars(arguments).items() if name not in ("root", "pairs", "fields", "output")
+    }
     parameters = sum(each.numel() for each in network.parameters())
     results = {"million_parameters": parameters / 1e6, "seconds_per_pair": statistics.median(seconds), **history}
     write_result(arguments.output, settings, results, device="cpu")

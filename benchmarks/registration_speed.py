@@ -2,7 +2,8 @@
 
 Each case is a dataset's test pairs, on grids of their own or on one of a given shape. The methods take turns, each as a
 command of its own that registers all pairs of the case, in several rounds. biasreg writes field, inverse field and
-warped image; the peers write the field alone. The peers run in the environment that `make interop` makes.
+warped image, the peers the field alone; `biasreg_plain` goes without refinement. The peers run in the environment that
+`make interop` makes.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from biasreg.core.image_io import Image, read_image, write_image
 from biasreg.core.pairs import read_pairs
 from biasreg.spatial.native import warp_image
 
+BIASREG = {"biasreg": (), "biasreg_plain": ("--refine", "0")}
 PEERS = {"ants_syn": ("peer_ants.py", "--transform", "SyN"), "greedy": ("peer_greedy.py",)}
 PEER_PACKAGES = ("antspyx", "picsl-greedy")
 PEER_LINE = re.compile(r"^.+: ([\d.]+) s$", flags=re.MULTILINE)
@@ -49,9 +51,12 @@ def main() -> None:
     warn_if_busy()
     results = []
     settings = {
-        name: value for name, value in vars(arguments).items() if name in ("case", "pairs", "rounds", "threads")
+        name: value
+        for name, value in vars(arguments).items()
+        if name in ("case", "methods", "pairs", "rounds", "threads")
     }
-    settings["peers"] = peer_versions(arguments.interop)
+    if set(arguments.methods) & set(PEERS):
+        settings["peers"] = peer_versions(arguments.interop)
     for name, dataset, images, *shape in arguments.case:
         with tempfile.TemporaryDirectory() as folder:
             shapes = prepare(Path(images), [int(size) for size in shape], arguments.pairs, Path(folder) / "pairs")
@@ -74,6 +79,8 @@ def parse_arguments() -> argparse.Namespace:
         "(first channels alone); shape that all images are resampled to, over the same field of view; may be given "
         "several times",
     )
+    methods = [*BIASREG, *PEERS]
+    parser.add_argument("--methods", nargs="+", default=methods, choices=methods, help="what is timed (default: all)")
     parser.add_argument("--pairs", type=int, default=3, help="pairs per case; the first one is not counted")
     parser.add_argument("--rounds", type=int, default=3, help="how often each method registers them")
     parser.add_argument("--threads", type=int, default=1, help="threads of every method")
@@ -111,19 +118,19 @@ def resample(image: Image, shape: Sequence[int]) -> Image:
 
 def take_turns(dataset: str, folder: Path, arguments: argparse.Namespace) -> dict[str, list[Run]]:
     """Have each method register all pairs, in turns."""
-    runs: dict[str, list[Run]] = {"biasreg": [], **{peer: [] for peer in PEERS}}
+    runs: dict[str, list[Run]] = {method: [] for method in arguments.methods}
     for number in range(arguments.rounds):
         for method, found in runs.items():
             output = folder / f"{method}_{number}"
-            if method == "biasreg":
-                found.append(run_biasreg(dataset, folder / "pairs", output, arguments))
+            if method in BIASREG:
+                found.append(run_biasreg(dataset, BIASREG[method], folder / "pairs", output, arguments))
             else:
                 found.append(run_peer(method, folder / "pairs", output, arguments))
     return runs
 
 
-def run_biasreg(dataset: str, pairs: Path, output: Path, arguments: argparse.Namespace) -> Run:
-    command = [Path(sys.executable).with_name("biasreg_predict"), "-i", pairs, "-o", output, "-d", dataset]
+def run_biasreg(dataset: str, options: Sequence[str], pairs: Path, output: Path, arguments: argparse.Namespace) -> Run:
+    command = [Path(sys.executable).with_name("biasreg_predict"), "-i", pairs, "-o", output, "-d", dataset, *options]
     seconds, _ = timed([*command, "--device", arguments.device], environment(arguments.threads))
     return Run(seconds, [record["seconds"] for record in read_records(output)])
 
@@ -167,10 +174,9 @@ def print_case(name: str, methods: Mapping[str, Mapping[str, Any]]) -> None:
     for method, found in methods.items():
         total, start = found["seconds_per_pair"]["total"]["median"], found["start_seconds"]["median"]
         print(f"{name:12} {method:10} {total:9.2f} s per pair (median), {start:6.2f} s besides for the command")
-    stages = methods["biasreg"]["seconds_per_pair"]
-    print(
-        f"{name:12} biasreg by stage: " + ", ".join(f"{stage} {times['median']:.2f}" for stage, times in stages.items())
-    )
+        if method in BIASREG:
+            stages = found["seconds_per_pair"].items()
+            print("    by stage: " + ", ".join(f"{stage} {times['median']:.2f}" for stage, times in stages))
 
 
 def peer_versions(python: Path) -> dict[str, str]:
