@@ -26,6 +26,7 @@ from voxelmorph.nn.models import VxmPairwise
 from biasreg.core.pairs import read_pairs
 from biasreg.core.paths import Roots
 from biasreg.core.transform_io import write_displacement
+from biasreg.inference.estimation import RegistrationOptions
 from biasreg.inference.predictor import Predictor
 from biasreg.losses.objective import objective
 from biasreg.planning.plans import DEFAULT_PLANS_NAME, Configuration
@@ -147,7 +148,8 @@ def register_all(network: VoxelMorph, workspace: Workspace, arguments: argparse.
     arguments.fields.mkdir(parents=True, exist_ok=True)
     configuration = workspace.configuration
     frames = read_frame_source(configuration.preprocessing, workspace.cases_folder)
-    predictor = Predictor([network], frames, configuration, torch.device("cpu"))  # type: ignore[list-item]
+    alone = RegistrationOptions(refine_steps=0)
+    predictor = Predictor([network], frames, configuration, torch.device("cpu"), alone)  # type: ignore[list-item]
     seconds = []
     for pair in read_pairs(arguments.pairs).pairs:
         started = time.perf_counter()
