@@ -12,12 +12,12 @@ from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import compose, resize
 from biasreg.spatial.warp import positions, sample
 
-# The force is smoothed like a viscous fluid's (as in Greedy by default), what it has moved so far like an elastic body's
-# (Greedy: 0.707, which left 0.005 Dice behind on brains). Both in voxels.
+# The force is smoothed like a viscous fluid's, what it has moved so far like an elastic body's. Both in voxels; by
+# default Greedy has 1.732 and 0.707, which is 0.005 Dice less on brains.
 VISCOUS_SIGMA = 1.732
 ELASTIC_SIGMA = 0.5
 LARGEST_STEP_VOXELS = 0.5  # smaller than a step that could fold after smoothing
-# Scaled by the strongest pull of all, most voxels would hardly move: on brains that cost 0.03 Dice.
+# If the strongest pull of all set the pace, most voxels would hardly move.
 UNLIMITED_SHARE = 0.999
 _QUANTILE_VOXELS = 1_000_000  # enough to tell that share
 # A level is settled when the last steps have brought less than this share of all that it has gained.
