@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from biasreg.network.biasnet import BIASNet
@@ -20,14 +19,12 @@ class Views:
     Attributes:
         mirror_axes: Axes out of 0, 1, 2 along which both images are mirrored, in all combinations.
         levels: Keep the field after each level of progressive registration.
-        semantics: Keep the segmentation of both images.
         covariance: Keep how the members' displacements scatter.
         one_at_a_time: A network leaves the device again after its turn.
     """
 
     mirror_axes: tuple[int, ...] = ()
     levels: bool = False
-    semantics: bool = False
     covariance: bool = False
     one_at_a_time: bool = False
 
@@ -46,8 +43,8 @@ class Ensemble:
         displacement: (1, 3, X, Y, Z) float32 in voxels, the mean.
         covariance: (3, 3, X, Y, Z) in voxels², of the members' displacements; None if not kept, or of one member alone.
         levels: Mean field after each level, finest first, each (1, 3, X, Y, Z) in voxels of the finest; () if not kept.
-        semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X, Y, Z), over the
-            unmirrored views; None if not kept, or where the networks segment nothing.
+        semantics: Mean probabilities of the foreground labels in moving and fixed image, each (1, K, X', Y', Z') on the
+            grid of the segmentation heads, over the unmirrored views; None where the networks segment nothing.
     """
 
     displacement: Tensor
@@ -105,10 +102,10 @@ def _answers(
                 output = network(moving.flip(mirrored), fixed.flip(mirrored))
             fields = output.fields if views.levels else (output.displacement,)
             # In a mirrored image the left kidney looks like the right one: its segmentation would not count.
-            logits = [output.moving_logits, output.fixed_logits] if views.semantics and not axes else []
+            logits = [output.moving_logits, output.fixed_logits] if not axes else []
             yield (
                 [mirror_field(resize(field.float(), fixed.shape[2:]), axes) for field in fields],
-                [_probabilities(each, fixed.shape[2:]) for each in logits if each is not None],
+                [each.float().softmax(dim=1)[:, 1:] for each in logits if each is not None],
             )
         if views.one_at_a_time:
             network.to("cpu")
@@ -131,11 +128,3 @@ def mirror_field(displacement: Tensor, axes: Sequence[int]) -> Tensor:
     """
     signs = displacement.new_tensor([-1.0 if axis in axes else 1.0 for axis in range(3)])
     return displacement.flip([axis + 2 for axis in axes]) * signs.view(1, 3, 1, 1, 1)
-
-
-def _probabilities(logits: Tensor, shape: Sequence[int]) -> Tensor:
-    """Turn logits of a coarser grid into probabilities of the foreground labels on the finest one."""
-    probabilities = logits.float().softmax(dim=1)[:, 1:]
-    if tuple(shape) == tuple(logits.shape[2:]):
-        return probabilities
-    return F.interpolate(probabilities, size=tuple(shape), mode="trilinear", align_corners=False)

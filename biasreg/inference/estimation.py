@@ -1,10 +1,13 @@
 """From a prepared pair to its field in the canonical frame: networks, refinement, and how well the images agree."""
 
+import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,12 +16,14 @@ from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble, Views, ensemble
 from biasreg.inference.features import feature_maps
 from biasreg.inference.preparation import PreparedPair
-from biasreg.inference.refinement import DEFAULT_STEPS, Level, refine
+from biasreg.inference.refinement import Level, refine
 from biasreg.inference.stages import timed
 from biasreg.inference.trust import Agreement, measure_agreement
 from biasreg.network.biasnet import BIASNet
-from biasreg.planning.plans import Configuration
+from biasreg.planning.plans import Configuration, TrainingPlans
 from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid
+
+logger = logging.getLogger(__name__)
 
 EXTRAS = ("levels", "features", "uncertainty")
 
@@ -40,7 +45,7 @@ class RegistrationOptions:
     extras: tuple[str, ...] = ()
 
 
-DEFAULT = RegistrationOptions()
+DEFAULT_OPTIONS = RegistrationOptions()
 
 
 @dataclass(frozen=True)
@@ -90,15 +95,10 @@ def estimate_pair(
         PredictionError: If a network gives numbers that are not finite.
     """
     seconds = dict[str, float]()
-    steps = options.refine_steps
-    if steps is None:
-        steps = DEFAULT_STEPS if len(prepared.canonical) > 1 else 0
-    levels = [_level(pair, device) for pair in prepared.canonical]
-    first, grid = levels[0], canonical_grid(plans.preprocessing)
+    first, grid = _level(prepared.canonical[0], device), canonical_grid(plans.preprocessing)
     views = Views(
         options.mirror_axes,
         levels="levels" in options.extras,
-        semantics=steps > 0,
         covariance="uncertainty" in options.extras,
         one_at_a_time=one_at_a_time,
     )
@@ -106,33 +106,16 @@ def estimate_pair(
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
     displacement = answer.displacement
-    if steps:
+    if prepared.refine_steps:
         with timed(seconds, "refine"):
-            seen = [_with_semantics(first, answer), *levels[1:]]
-            displacement = refine(displacement, seen, plans.training, steps)
+            displacement = _refine(answer, first, prepared, plans.training, device)
             shape = displacement.shape[2:]
             grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
     with timed(seconds, "agreement"):
-        images, masks = (first.moving, first.fixed), (first.moving_mask, first.fixed_mask)
-        agreement = measure_agreement(images, masks, displacement, plans.training)
+        agreement = measure_agreement(first, answer, displacement, plans.training)
     wanted = "features" in options.extras
     features = feature_maps(networks[0].to(device), first.moving, first.fixed) if wanted else {}
     return EstimatedPair(displacement.cpu(), grid, _on_cpu(answer), agreement, features, seconds)
-
-
-def wants_finer_grids(options: RegistrationOptions, plans: Configuration) -> bool:
-    """Tell whether a pair is to be prepared for refinement.
-
-    Args:
-        options: How pairs are registered.
-        plans: What the networks were planned for.
-
-    Returns:
-        Whether refinement was asked for, or depends on what the images show.
-    """
-    if options.refine_steps is None:
-        return plans.training.similarity == "lncc"
-    return options.refine_steps > 0
 
 
 def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) -> Level:
@@ -142,12 +125,32 @@ def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) ->
     return Level(moving, fixed, moving_mask, fixed_mask, channels=moving.shape[1])
 
 
+def _refine(
+    answer: Ensemble, first: Level, prepared: PreparedPair, plans: TrainingPlans, device: torch.device
+) -> Tensor:
+    """Refine on all grids, or without the finest ones where the device's memory does not hold them."""
+    coarsest, finer = _with_semantics(first, answer), list(prepared.canonical[1:])
+    while True:
+        levels = itertools.chain([coarsest], (_level(pair, device) for pair in finer))
+        try:
+            return refine(answer.displacement, levels, plans, prepared.refine_steps)
+        except torch.cuda.OutOfMemoryError:
+            if not finer:
+                raise
+        finer.pop()
+        logger.warning("%s has too little memory for the finest grid: refined on a coarser one", device)
+
+
 def _with_semantics(level: Level, answer: Ensemble) -> Level:
     """Let the network's own segmentations count beside the intensities."""
     if answer.semantics is None:
         return level
-    moving, fixed = answer.semantics
-    return replace(level, moving=torch.cat([level.moving, moving], dim=1), fixed=torch.cat([level.fixed, fixed], dim=1))
+    shape = tuple(level.fixed.shape[2:])
+    moving, fixed = (
+        torch.cat([image, F.interpolate(seen, size=shape, mode="trilinear", align_corners=False)], dim=1)
+        for image, seen in zip((level.moving, level.fixed), answer.semantics, strict=True)
+    )
+    return replace(level, moving=moving, fixed=fixed)
 
 
 def _on_cpu(answer: Ensemble) -> Ensemble:

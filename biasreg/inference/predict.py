@@ -140,6 +140,7 @@ class _Batch:
                 accuracy=accuracy,
                 notices=(*images.notices, *prediction.notices),
                 output_bytes=tuple(path.stat().st_size for path in made),
+                refined_mm=prediction.refined_mm,
             )
             write_record(record_path(folder, name), record)
         return record
@@ -233,6 +234,8 @@ def _log_end(output: Path, count: int, failures: Mapping[str, str], records: Seq
     if records:
         parts.append(", ".join(f"{verdicts[status]} {status}" for status in ("PASS", "WARN", "FAIL")))
         parts.append(f"folding at most {max(record.quality.folding_percent for record in records):.3g} %")
+    refined = sum(record.refined_mm is not None for record in records)
+    parts += [f"{refined} refined beyond the networks' field"] if refined else []
     parts += [f"{kept} were registered already and are kept"] if kept else []
     parts += [f"{len(failures)} failed"] if failures else []
     logger.info("%s", "; ".join(parts))

@@ -54,10 +54,12 @@ class Prediction:
         warped: The moving image on the fixed grid, float32 (X, Y, Z) per channel.
         quality: How regular the field is, and how well it is undone by its inverse.
         trust: Whether to rely on it, and why not.
+        refined_mm: Voxel size of the finest canonical grid that the field was refined on; None if it was not.
         uncertainty: (X, Y, Z) mm on the fixed grid: root mean square distance of the members of the ensemble from their
-            mean; None if not asked for.
-        levels: Displacement after each level of progressive registration but the finest, by level (1 is the second
-            finest), each like `displacement`; before refinement, if there is any. Empty if not asked for.
+            mean, before refinement; None if not asked for.
+        levels: What comes before `displacement`, each like it: the displacement after each coarser level of progressive
+            registration, by level (1 is the second finest), and where it was refined, that of the finest (0). Empty if
+            not asked for.
         features: Principal components of the network's features by name, see `features.py`; empty if not asked for.
         seconds: Wall time per stage.
         notices: What a user should know about this pair.
@@ -70,6 +72,7 @@ class Prediction:
     warped: tuple[NDArray[np.float32], ...]
     quality: FieldQuality
     trust: Trust
+    refined_mm: tuple[float, float, float] | None = None
     uncertainty: NDArray[np.float32] | None = None
     levels: dict[int, NDArray[np.float32]] = field(default_factory=dict)
     features: dict[str, NDArray[np.float16]] = field(default_factory=dict)

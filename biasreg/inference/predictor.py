@@ -16,7 +16,7 @@ from biasreg.core.image_objects import ImageLike, to_channels
 from biasreg.core.transforms import FieldPart
 from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
-from biasreg.inference.estimation import DEFAULT, EstimatedPair, RegistrationOptions, estimate_pair, wants_finer_grids
+from biasreg.inference.estimation import DEFAULT_OPTIONS, EstimatedPair, RegistrationOptions, estimate_pair
 from biasreg.inference.inversion import inverse_error, invert_beyond_border
 from biasreg.inference.loading import load_networks, read_ranges
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
@@ -62,7 +62,7 @@ class Predictor:
         frames: FrameSource,
         plans: Configuration,
         device: torch.device,
-        options: RegistrationOptions = DEFAULT,
+        options: RegistrationOptions = DEFAULT_OPTIONS,
         ranges: DataRanges | None = None,
     ) -> None:
         self.networks = [network.to(device).eval().requires_grad_(False) for network in networks]
@@ -77,7 +77,7 @@ class Predictor:
 
     @classmethod
     def from_model(
-        cls, model: TrainedModel, device: torch.device, options: RegistrationOptions = DEFAULT
+        cls, model: TrainedModel, device: torch.device, options: RegistrationOptions = DEFAULT_OPTIONS
     ) -> "Predictor":
         """Load a trained model.
 
@@ -109,7 +109,7 @@ class Predictor:
         results: Path | str,
         request: ModelRequest = ONLY_MODEL,
         device: str | None = None,
-        options: RegistrationOptions = DEFAULT,
+        options: RegistrationOptions = DEFAULT_OPTIONS,
     ) -> "Predictor":
         """Load the trained model that fits a request from a root of results.
 
@@ -162,8 +162,10 @@ class Predictor:
         """Do the part of `register` that comes before the networks, on the CPU; arguments and errors are the same."""
         images = to_channels(moving, "moving"), to_channels(fixed, "fixed")
         finest = FINEST_VOXELS.get(self.device.type, FINEST_VOXELS["gpu"])
-        refined = wants_finer_grids(self.options, self.plans)
-        return prepare_pair(images, self.frames, initial, self.ranges, finest if refined else 0)
+        steps = self.options.refine_steps
+        if steps is None and self.plans.training.similarity != "lncc":
+            steps = 0
+        return prepare_pair(images, self.frames, initial, self.ranges, steps, finest)
 
     def estimate(self, prepared: PreparedPair) -> EstimatedPair:
         """Do the part of `register` that runs on the device, for one pair at a time.
@@ -231,7 +233,8 @@ class Predictor:
             metrics = field_metrics(displacement, fixed_grid)
             quality = FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, error)
         with timed(seconds, "extras"):
-            levels = {level: on_fixed(field, grid) for level, field in enumerate(estimated.answer.levels) if level > 0}
+            coarser = list(enumerate(estimated.answer.levels))[0 if prepared.refine_steps else 1 :]
+            levels = {level: on_fixed(field, grid) for level, field in coarser}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
         error_voxels = None if error is None else error.percentile95_mm / float(np.cbrt(np.prod(fixed_grid.spacing)))
         return Prediction(
@@ -241,6 +244,7 @@ class Predictor:
             inverse=inverse,
             warped=warped,
             quality=quality,
+            refined_mm=estimated.grid.spacing if prepared.refine_steps else None,
             trust=judge(metrics.folding_percent, error_voxels, estimated.agreement, prepared.suspicions),
             uncertainty=uncertainty,
             levels=levels,

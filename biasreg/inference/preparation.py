@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from biasreg.core.errors import ImageError
 from biasreg.core.image_io import Image
 from biasreg.inference.plausibility import check_content, content_notices
+from biasreg.inference.refinement import DEFAULT_STEPS
 from biasreg.inference.stages import timed
 from biasreg.planning.data_ranges import DataRanges, suspicions
 from biasreg.planning.plans import PreprocessingPlans
@@ -32,6 +33,7 @@ class PreparedPair:
         images: Moving and fixed image, one `Image` per channel.
         frames: Of moving and fixed image, (4, 4), canonical mm → world RAS mm.
         canonical: Both on the canonical grid, then on finer and finer ones for refinement.
+        refine_steps: Steps of refinement on each of these grids at most; 0 for none.
         suspicions: In what the images are unlike those of training; None where it is not known what these were like.
         notices: What a user should know about them.
         seconds: Wall time per stage.
@@ -40,6 +42,7 @@ class PreparedPair:
     images: tuple[tuple[Image, ...], tuple[Image, ...]]
     frames: Frames
     canonical: tuple[tuple[CanonicalImage, CanonicalImage], ...]
+    refine_steps: int
     suspicions: tuple[str, ...] | None
     notices: tuple[str, ...]
     seconds: dict[str, float] = field(default_factory=dict)
@@ -50,6 +53,7 @@ def prepare_pair(
     source: FrameSource,
     initial: NDArray[np.float64] | None,
     ranges: DataRanges | None,
+    refine_steps: int | None,
     finest_voxels: int,
 ) -> PreparedPair:
     """Bring moving and fixed image into the canonical frame.
@@ -59,7 +63,9 @@ def prepare_pair(
         source: What frames are found from.
         initial: (4, 4) matrix from fixed to moving points, RAS mm, in place of the planned pre-alignment.
         ranges: What the training images were like; None if that is not known.
-        finest_voxels: Largest grid that refinement may use; 0 for no refinement.
+        refine_steps: Steps of refinement on each grid at most; None for `DEFAULT_STEPS` where the images show more than
+            the canonical grid can, else none.
+        finest_voxels: Largest grid that refinement may use.
 
     Returns:
         The pair.
@@ -71,10 +77,11 @@ def prepare_pair(
     _check_channels(images, len(plans.normalization))
     with timed(seconds, "prealign"):
         frames = _frames(images, source, initial)
+    finer = [] if refine_steps == 0 else _finer_plans(plans, images, finest_voxels)
     with timed(seconds, "resample"):
         canonical = tuple(
-            (canonical_image(images[0], frames[0], finer), canonical_image(images[1], frames[1], finer))
-            for finer in [plans, *_finer_plans(plans, images, finest_voxels)]
+            (canonical_image(images[0], frames[0], each), canonical_image(images[1], frames[1], each))
+            for each in [plans, *finer]
         )
         named = list(zip(ROLES, images, canonical[0], strict=True))
         for role, image, item in named:
@@ -84,7 +91,9 @@ def prepare_pair(
         unlike = None
         if ranges is not None:
             unlike = tuple(text for role, image, _ in named for text in suspicions(role, image, ranges, plans))
-    return PreparedPair(images, frames, canonical, unlike, tuple(notices), seconds)
+    if refine_steps is None:
+        refine_steps = DEFAULT_STEPS if finer else 0
+    return PreparedPair(images, frames, canonical, refine_steps, unlike, tuple(notices), seconds)
 
 
 def _check_channels(images: Sequence[Sequence[Image]], expected: int) -> None:
@@ -109,8 +118,8 @@ def _frames(
 def _finer_plans(
     plans: PreprocessingPlans, images: Sequence[Sequence[Image]], finest_voxels: int
 ) -> list[PreprocessingPlans]:
-    """Halve the voxels of the canonical grid as often as the images show more, and the grid does not get too large."""
-    native = min(min(image[0].geometry.spacing) for image in images)
+    """Halve the voxels of the canonical grid as often as both images show more, and the grid does not get too large."""
+    native = max(min(image[0].geometry.spacing) for image in images)
     finer, found = plans, list[PreprocessingPlans]()
     while True:
         x, y, z = finer.spacing

@@ -104,6 +104,7 @@ class PredictionRecord:
         output_bytes: Their sizes, so that a file which was cut off or exchanged is noticed.
         prealignment: What brought the images into the network's frame: the plans' way, or `given` by a file among the
             inputs.
+        refined_mm: Voxel size of the finest canonical grid that the field was refined on; None if it was not.
         seconds: Wall time of each stage, and `total`, before this record.
         quality: How regular the transform is.
         trust: Whether to rely on it: PASS, WARN or FAIL, and the checks behind it.
@@ -124,6 +125,7 @@ class PredictionRecord:
     accuracy: Accuracy | None
     notices: tuple[str, ...]
     output_bytes: tuple[int, ...] = ()
+    refined_mm: tuple[float, float, float] | None = None
 
 
 def describe_run(model: TrainedModel, device: torch.device) -> Provenance:

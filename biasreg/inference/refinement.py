@@ -1,6 +1,8 @@
 """Refine the field of one pair on that pair's own images: instance optimisation, without labels."""
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,17 +14,19 @@ from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import compose, resize
 from biasreg.spatial.warp import positions, sample
 
+logger = logging.getLogger(__name__)
+
 # The force is smoothed like a viscous fluid's, what it has moved so far like an elastic body's. Both in voxels; by
 # default Greedy has 1.732 and 0.707, which is 0.005 Dice less on brains.
 VISCOUS_SIGMA = 1.732
 ELASTIC_SIGMA = 0.5
-LARGEST_STEP_VOXELS = 0.5  # smaller than a step that could fold after smoothing
+LARGEST_STEP_VOXELS = 0.5  # of a field that is smooth over more than a voxel: far from folding
 # If the strongest pull of all set the pace, most voxels would hardly move.
 UNLIMITED_SHARE = 0.999
 _QUANTILE_VOXELS = 1_000_000  # enough to tell that share
-# A level is settled when the last steps have brought less than this share of all that it has gained.
+# A level is settled when its last steps have lowered the loss by less than this share of it.
 SETTLED_STEPS = 5
-SETTLED_SHARE = 0.02
+SETTLED_SHARE = 0.005
 DEFAULT_STEPS = 30
 _KERNEL_RADIUS_SIGMAS = 3.0
 
@@ -50,7 +54,8 @@ class Level:
     channels: int
 
 
-def refine(displacement: Tensor, levels: Sequence[Level], plans: TrainingPlans, steps: int) -> Tensor:
+@torch.no_grad()
+def refine(displacement: Tensor, levels: Iterable[Level], plans: TrainingPlans, steps: int) -> Tensor:
     """Move a displacement further downhill on the similarity of the two images, coarse to fine.
 
     No labels are needed: where the network segments, the overlap of its two segmentations counts as it did in training,
@@ -61,13 +66,14 @@ def refine(displacement: Tensor, levels: Sequence[Level], plans: TrainingPlans, 
 
         g = G_viscous f;   s = ε g / max(|g|, q);   r(x) ← G_elastic (s(x) + r(x + s(x)))
 
-    where all but the strongest 0.1 % of the |g| are below q, and ε is half a voxel. r is smooth by construction, and u
-    is never smoothed, so that what the network has found stays. Of all steps of a level the best r is kept; the first
+    where q is larger than all |g| > 0 but the strongest 0.1 %, and ε is half a voxel. r is smooth by construction, and
+    u is never smoothed, so that what the network has found stays. Of all steps of a level the best r is kept; the first
     is r as the level began. A level ends before its last step when it is settled.
 
     Args:
         displacement: u, (1, 3, X, Y, Z) in voxels of its grid.
-        levels: Images from the coarsest to the finest grid, all over the displacement's field of view.
+        levels: Images from the coarsest to the finest grid, all over the displacement's field of view; asked for one
+            by one.
         plans: Kind of similarity, and the weights of similarity and overlap.
         steps: Steps on each grid at most, at least 1.
 
@@ -80,11 +86,11 @@ def refine(displacement: Tensor, levels: Sequence[Level], plans: TrainingPlans, 
         transform starts from an affine map instead.
     """
     residual = torch.zeros_like(displacement)
-    for level in levels:
-        shape = level.fixed.shape[2:]
-        residual = _descend(resize(displacement, shape), resize(residual, shape), level, plans, steps)
-    finest = residual.shape[2:]
-    return compose(residual, resize(displacement, finest))
+    with torch.autocast(displacement.device.type, enabled=False):
+        for level in levels:
+            shape = level.fixed.shape[2:]
+            residual = _descend(resize(displacement, shape), resize(residual, shape), level, plans, steps)
+        return compose(residual, resize(displacement, residual.shape[2:]))
 
 
 def _descend(start: Tensor, residual: Tensor, level: Level, plans: TrainingPlans, steps: int) -> Tensor:
@@ -93,6 +99,9 @@ def _descend(start: Tensor, residual: Tensor, level: Level, plans: TrainingPlans
     while True:
         coordinates = positions(compose(residual, start))
         loss, force = _force(coordinates, level, plans)
+        if not math.isfinite(loss):
+            logger.warning("refinement has come to a loss that is not a number; what it had found before is kept")
+            return best
         if loss < min(losses, default=float("inf")):
             best = residual
         losses.append(loss)
@@ -104,18 +113,18 @@ def _descend(start: Tensor, residual: Tensor, level: Level, plans: TrainingPlans
 
 def _is_settled(losses: Sequence[float]) -> bool:
     """Tell whether further steps are not worth their time; the losses begin before the first step."""
-    if len(losses) <= SETTLED_STEPS:
-        return False
-    lowest = min(losses)
-    return min(losses[:-SETTLED_STEPS]) - lowest <= SETTLED_SHARE * (losses[0] - lowest)
+    earlier = losses[:-SETTLED_STEPS]
+    return bool(earlier) and min(earlier) - min(losses) <= SETTLED_SHARE * min(losses)
 
 
 def _limited(force: Tensor) -> Tensor:
     """Turn a force into a step of half a voxel at most."""
     length = force.square().sum(dim=1, keepdim=True).sqrt()
-    sample_of_all = length.flatten()[:: max(1, length.numel() // _QUANTILE_VOXELS)]
-    usual = sample_of_all.quantile(UNLIMITED_SHARE)
-    return force * (LARGEST_STEP_VOXELS / length.clamp(min=usual.clamp(min=torch.finfo(force.dtype).tiny)))
+    pulled = length[length > 0]
+    if pulled.numel() == 0:
+        return torch.zeros_like(force)
+    usual = pulled[:: max(1, pulled.numel() // _QUANTILE_VOXELS)].quantile(UNLIMITED_SHARE)
+    return force * (LARGEST_STEP_VOXELS / length.clamp(min=usual))
 
 
 def _force(coordinates: Tensor, level: Level, plans: TrainingPlans) -> tuple[float, Tensor]:
@@ -125,10 +134,9 @@ def _force(coordinates: Tensor, level: Level, plans: TrainingPlans) -> tuple[flo
     with torch.enable_grad():
         loss = _objective(warped, level, weight, plans)
         (slope,) = torch.autograd.grad(loss, warped)
-    gradients = torch.gradient(warped.detach(), dim=(2, 3, 4))
-    return float(loss.detach()), -torch.cat(
-        [(slope * gradient).sum(dim=1, keepdim=True) for gradient in gradients], dim=1
-    )
+    warped = warped.detach()
+    pulls = [(slope * torch.gradient(warped, dim=axis)[0]).sum(dim=1, keepdim=True) for axis in (2, 3, 4)]
+    return float(loss.detach()), -torch.cat(pulls, dim=1)
 
 
 def _objective(warped: Tensor, level: Level, weight: Tensor, plans: TrainingPlans) -> Tensor:
@@ -149,7 +157,7 @@ def _objective(warped: Tensor, level: Level, weight: Tensor, plans: TrainingPlan
 def smooth(field: Tensor, sigma: float) -> Tensor:
     """Smooth a field by a Gaussian, axis by axis; beyond the grid the border's value counts.
 
-    Each axis is one product with a matrix, which on a core is ten times as fast as adding up shifted fields.
+    Each axis is one product with a matrix, which on a core is several times as fast as adding up shifted fields.
 
     Args:
         field: (1, C, X, Y, Z).

@@ -7,10 +7,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from biasreg.inference.ensemble import Ensemble
+from biasreg.inference.refinement import Level
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
-from biasreg.spatial.warp import positions, sample
+from biasreg.spatial.warp import positions, sample, warp
 
 Status = Literal["PASS", "WARN", "FAIL"]
 _ORDER: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
@@ -24,6 +26,9 @@ LEAST_GAIN = (0.02, -0.05)
 # Of the dissimilarity of unrelated images: up to ALIKE there is nothing to gain; the others grade what is left.
 ALIKE = 0.1
 UNLIKE = (0.5, 0.75)
+# One less the overlap of what the networks themselves take for the labels.
+NO_OVERLAP = (0.25, 0.5)
+LEAST_LABEL_VOXELS = 1.0  # of a label that an image shows
 
 
 @dataclass(frozen=True)
@@ -60,44 +65,70 @@ class Agreement:
 
     Attributes:
         before: Dissimilarity after pre-alignment.
-        after: Dissimilarity after registration.
+        found: Dissimilarity as the networks register the pair.
+        after: Dissimilarity after registration; less than `found` if that was refined.
         unrelated: Dissimilarity of the fixed image and the moving one mirrored along all axes: what chance gives.
         lost_percent: Share of the fixed image's anatomy, 0 to 100, that the field takes out of the moving image's field
             of view.
+        overlap: Mean Dice, 0 to 1, of the labels as the networks segment them in both images, after registration; None
+            where they segment nothing.
     """
 
     before: float | None
+    found: float | None
     after: float | None
     unrelated: float | None
     lost_percent: float
+    overlap: float | None
 
 
 @torch.no_grad()
-def measure_agreement(
-    images: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor], displacement: Tensor, plans: TrainingPlans
-) -> Agreement:
+def measure_agreement(level: Level, answer: Ensemble, displacement: Tensor, plans: TrainingPlans) -> Agreement:
     """Compare two images before and after registration, by the similarity that the network was trained with.
 
     Args:
-        images: Moving and fixed image, (1, C, X, Y, Z) in [0, 1].
-        masks: Their fields of view, (1, 1, X, Y, Z), 1 inside.
+        level: The images on the canonical grid; what is there besides intensities is not looked at.
+        answer: What the networks say.
         displacement: (1, 3, X', Y', Z') in voxels of its grid, which may be finer.
         plans: Kind of similarity.
 
     Returns:
         The comparison.
     """
-    (moving, fixed), (moving_mask, fixed_mask) = images, masks
-    coordinates = positions(resize(displacement, fixed.shape[2:]))
-    anatomy = fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
-    lost = anatomy * (sample(moving_mask, coordinates, padding="border") < 0.5)
+    moving, fixed = level.moving[:, : level.channels], level.fixed[:, : level.channels]
+    anatomy = level.fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
     everywhere = (2, 3, 4)
+
+    def warped(field: Tensor) -> float | None:
+        coordinates = positions(resize(field, fixed.shape[2:]))
+        weight = sample(level.moving_mask, coordinates) * anatomy
+        return _dissimilarity(sample(moving, coordinates), fixed, weight, plans)
+
+    final = positions(resize(displacement, fixed.shape[2:]))
+    lost = anatomy * (sample(level.moving_mask, final, padding="border") < 0.5)
     return Agreement(
-        before=_dissimilarity(moving, fixed, moving_mask * anatomy, plans),
-        after=_dissimilarity(sample(moving, coordinates), fixed, sample(moving_mask, coordinates) * anatomy, plans),
-        unrelated=_dissimilarity(moving.flip(everywhere), fixed, moving_mask.flip(everywhere) * anatomy, plans),
+        before=_dissimilarity(moving, fixed, level.moving_mask * anatomy, plans),
+        found=warped(answer.displacement),
+        after=warped(displacement),
+        unrelated=_dissimilarity(moving.flip(everywhere), fixed, level.moving_mask.flip(everywhere) * anatomy, plans),
         lost_percent=100 * float(lost.sum()) / max(1.0, float(anatomy.sum())),
+        overlap=None if answer.semantics is None else _overlap(answer.semantics, displacement),
     )
+
+
+def _overlap(semantics: tuple[Tensor, Tensor], displacement: Tensor) -> float | None:
+    """Compare two segmentations over the labels that both show; 0 if each shows others, None if they show none.
+
+    Dice = 2 Σ w f / (Σ w² + Σ f²) is 1 where both are equal, also where they are uncertain.
+    """
+    moving, fixed = (part[0].flatten(1) for part in semantics)
+    shown = [part.sum(dim=1) > LEAST_LABEL_VOXELS for part in (moving, fixed)]
+    both = shown[0] & shown[1]
+    if not bool(both.any()):
+        return 0.0 if bool((shown[0] | shown[1]).any()) else None
+    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0].flatten(1)[both]
+    kept = fixed[both]
+    return float((2 * (moved * kept).sum(dim=1) / (moved.square() + kept.square()).sum(dim=1)).mean())
 
 
 def judge(
@@ -127,6 +158,7 @@ def judge(
             f"{agreement.lost_percent:.3g} % of the fixed anatomy is taken out of the moving image's field of view",
         ),
         *_check_likeness(agreement),
+        *_check_overlap(agreement.overlap),
         *_check_data(suspicions),
     ]
     return Trust(max((check.status for check in checks), key=_ORDER.index), tuple(checks))
@@ -140,16 +172,24 @@ def _check_inverse(error: float | None) -> Check:
 
 
 def _check_likeness(agreement: Agreement) -> list[Check]:
-    before, after, unrelated = agreement.before, agreement.after, agreement.unrelated
-    if after is None or before is None or unrelated is None:
+    before, found, after, unrelated = agreement.before, agreement.found, agreement.after, agreement.unrelated
+    if before is None or found is None or after is None or unrelated is None:
         return [Check("likeness", "FAIL", "nothing of the fixed anatomy lies in the moving image's field of view")]
-    share = after / unrelated if unrelated > 0 else 0.0
-    likeness = f"dissimilarity {after:.3f} after registration, {100 * share:.0f} % of that of unrelated images"
+    # Refinement makes any two images alike, so that only what the networks found tells something.
+    share = found / unrelated if unrelated > 0 else 0.0
+    likeness = f"dissimilarity {found:.3f} as the networks register, {100 * share:.0f} % of that of unrelated images"
     text = f"dissimilarity {before:.3f} after pre-alignment, {after:.3f} after registration"
     least, loss = (part * before for part in LEAST_GAIN)
     grade = sum(before - after < limit for limit in (least, loss)) if share > ALIKE else 0
     gain = Check("similarity gain", _ORDER[grade], text if grade == 0 else f"{text}: hardly more alike, or less")
     return [gain, Check("likeness", _grade(share, UNLIKE), likeness)]
+
+
+def _check_overlap(overlap: float | None) -> list[Check]:
+    if overlap is None:
+        return []
+    text = f"what the networks take for the same label overlaps by a Dice of {overlap:.2f}"
+    return [Check("anatomy", _grade(1 - overlap, NO_OVERLAP), text)]
 
 
 def _check_data(suspicions: Sequence[str] | None) -> list[Check]:

@@ -83,11 +83,10 @@ def levels_section(rows: Sequence[PairRow], shelf: FigureShelf) -> Section | str
 def _steps(pair: PredictedPair) -> list[LevelStep]:
     sources = read_sources(pair)
     steps = []
-    for level, path in pair.level_fields.items():
+    for name, path in pair.level_fields.items():
         field = read_field(path, sources.fixed.geometry)
         volumes = pair_volumes(sources, field)
         folding = field_metrics(field, sources.fixed.geometry).folding_percent
-        name = f"level {level}" + (", the result" if level == 0 else "")
         steps.append(
             LevelStep(
                 name, _dice(sources, volumes.warped_labels, volumes), folding, float(length_mm(volumes).max()), volumes

@@ -105,10 +105,12 @@ class PredictedPair:
         return next((path for path in paths if path.is_file()), None)
 
     @property
-    def level_fields(self) -> dict[int, Path]:
-        """The total field after each level that was kept, coarsest first; level 0 is the result."""
-        found = {0: self.file("warp")} | {level: self.file(f"level{level}_warp") for level in range(1, 10)}
-        return {level: path for level, path in sorted(found.items(), reverse=True) if path is not None}
+    def level_fields(self) -> dict[str, Path]:
+        """The total field after each level that was kept, coarsest first, and last the result, by name."""
+        found = {f"level {level}": self.file(f"level{level}_warp") for level in range(9, -1, -1)}
+        last = "level 0" if found["level 0"] is None else "refined"
+        found |= {f"{last}, the result": self.file("warp")}
+        return {name: path for name, path in found.items() if path is not None}
 
     @property
     def features(self) -> Path | None:

@@ -43,7 +43,6 @@ def test_one_network_gives_its_own_displacement(make_network, configuration, ima
     torch.testing.assert_close(found.displacement, network(*images).displacement.detach())
     assert found.covariance is None
     assert found.levels == ()
-    assert found.semantics is None
 
 
 def test_several_networks_are_averaged_and_their_covariance_is_that_of_the_population(
@@ -68,7 +67,7 @@ def test_levels_are_given_in_voxels_of_the_finest(make_network, configuration, i
 
 
 def test_the_segmentations_are_probabilities_of_the_foreground(make_network, configuration, images):
-    moving, fixed = ensemble([make_network(configuration).eval()], *images, Views(semantics=True)).semantics
+    moving, fixed = ensemble([make_network(configuration).eval()], *images, Views()).semantics
     assert moving.shape == fixed.shape == (1, configuration.network.num_labels - 1, 8, 8, 8)
     assert moving.min() >= 0
     assert moving.sum(dim=1).max() <= 1
@@ -112,8 +111,8 @@ class Positional(nn.Module):
 
 
 def test_mirroring_does_not_exchange_left_and_right_in_the_segmentation(images):
-    plain = ensemble([Positional()], *images, Views(semantics=True)).semantics
-    seen = ensemble([Positional(), Positional()], *images, Views(mirror_axes=(0,), semantics=True)).semantics
+    plain = ensemble([Positional()], *images, Views()).semantics
+    seen = ensemble([Positional(), Positional()], *images, Views(mirror_axes=(0,))).semantics
     torch.testing.assert_close(seen, plain)
 
 

@@ -3,16 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from biasreg.inference.refinement import smooth
+from biasreg.inference.ensemble import Ensemble
+from biasreg.inference.refinement import Level, smooth
 from biasreg.inference.trust import Agreement, judge, measure_agreement
 from biasreg.spatial.warp import warp
 
-GOOD = {
-    "folding_percent": 0.0,
-    "inverse_error_voxels": 0.1,
-    "agreement": Agreement(0.5, 0.2, 1.0, 0.0),
-    "suspicions": (),
-}
+AGREEMENT = Agreement(before=0.5, found=0.2, after=0.2, unrelated=1.0, lost_percent=0.0, overlap=0.9)
+GOOD = {"folding_percent": 0.0, "inverse_error_voxels": 0.1, "agreement": AGREEMENT, "suspicions": ()}
 
 
 def status(name, **changed):
@@ -36,7 +33,7 @@ def test_inverse(voxels, expected):
 
 @pytest.mark.parametrize(("percent", "expected"), [(5.0, "PASS"), (6.0, "WARN"), (31.0, "FAIL")])
 def test_leaving_the_field_of_view(percent, expected):
-    assert status("field of view", agreement=Agreement(0.5, 0.2, 1.0, percent)) == expected
+    assert status("field of view", agreement=replace(AGREEMENT, lost_percent=percent)) == expected
 
 
 @pytest.mark.parametrize(
@@ -44,7 +41,8 @@ def test_leaving_the_field_of_view(percent, expected):
     [(0.5, 0.4, "PASS"), (0.5, 0.5, "WARN"), (0.5, 0.51, "WARN"), (0.5, 0.6, "FAIL"), (0.005, 0.09, "PASS")],
 )
 def test_little_gain_of_similarity(before, after, expected):
-    assert status("similarity gain", agreement=Agreement(before, after, 2.0, 0.0)) == expected
+    agreement = replace(AGREEMENT, before=before, found=after, after=after, unrelated=2.0)
+    assert status("similarity gain", agreement=agreement) == expected
 
 
 @pytest.mark.parametrize(("suspicions", "expected"), [((), "PASS"), (("too bright",), "WARN")])
@@ -55,19 +53,36 @@ def test_images_unlike_those_of_training(suspicions, expected):
 @pytest.mark.parametrize("scale", [1.0, 0.15])  # of LNCC, and about that of MIND
 @pytest.mark.parametrize(("after", "expected"), [(0.3, "PASS"), (0.49, "PASS"), (0.6, "WARN"), (0.76, "FAIL")])
 def test_hardly_more_alike_than_unrelated_images(after, expected, scale):
-    agreement = Agreement(0.95 * scale, after * scale, scale, 0.0)
+    agreement = replace(AGREEMENT, before=0.95 * scale, found=after * scale, after=after * scale, unrelated=scale)
     assert status("likeness", agreement=agreement) == expected
 
 
+def test_that_refinement_makes_images_alike_does_not_speak_for_them():
+    agreement = replace(AGREEMENT, before=0.9, found=0.8, after=0.1)
+    assert status("likeness", agreement=agreement) == "FAIL"
+
+
+@pytest.mark.parametrize(("overlap", "expected"), [(0.76, "PASS"), (0.74, "WARN"), (0.49, "FAIL")])
+def test_what_the_networks_take_for_the_same_anatomy_lies_apart(overlap, expected):
+    assert status("anatomy", agreement=replace(AGREEMENT, overlap=overlap)) == expected
+
+
 def test_without_overlap_nothing_is_claimed():
-    trust = judge(**(GOOD | {"agreement": Agreement(0.5, None, 0.9, 100.0)}))
+    trust = judge(**(GOOD | {"agreement": replace(AGREEMENT, found=None, after=None, lost_percent=100.0)}))
     (likeness,) = [check for check in trust.checks if check.name == "likeness"]
     assert (trust.status, likeness.status) == ("FAIL", "FAIL")
     assert "similarity gain" not in {check.name for check in trust.checks}
 
 
 def test_a_check_that_cannot_be_made_is_not_listed():
-    assert "training data" not in {check.name for check in judge(**(GOOD | {"suspicions": None})).checks}
+    changed = {"suspicions": None, "agreement": replace(AGREEMENT, overlap=None)}
+    names = {check.name for check in judge(**(GOOD | changed)).checks}
+    assert names.isdisjoint({"training data", "anatomy"})
+
+
+def agreement_of(images, masks, displacement, plans, found=None, semantics=None):
+    answer = Ensemble(displacement if found is None else found, semantics=semantics)
+    return measure_agreement(Level(*images, *masks, channels=1), answer, displacement, plans)
 
 
 @pytest.fixture
@@ -84,9 +99,7 @@ def test_the_agreement_tells_a_right_field_from_a_wrong_one(configuration, textu
     field = torch.zeros(1, 3, 20, 20, 20)
     field[:, 0] = 2
     fixed = warp(textures, field)
-    right, wrong = (
-        measure_agreement((textures, fixed), (moving_inside, inside), each, plans) for each in (field, -field)
-    )
+    right, wrong = (agreement_of((textures, fixed), (moving_inside, inside), each, plans) for each in (field, -field))
     assert right.after < 0.1 * right.unrelated
     assert right.after < right.before == wrong.before < wrong.after
     assert right.lost_percent == pytest.approx(100 * 6 / 20)  # slices 14 to 19 come from where nothing was imaged
@@ -99,7 +112,7 @@ def test_unrelated_images_are_as_unlike_as_chance_has_it(configuration, textures
     inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
     for similarity in ("lncc", "mind"):
         plans = replace(configuration.training, similarity=similarity)
-        found = measure_agreement((textures, other), (inside, inside), still, plans)
+        found = agreement_of((textures, other), (inside, inside), still, plans)
         assert found.after == pytest.approx(found.unrelated, rel=0.15)
 
 
@@ -107,14 +120,14 @@ def test_background_has_no_say(configuration, textures):
     ball = torch.zeros_like(textures)
     ball[:, :, 6:14, 6:14, 6:14] = textures[:, :, 6:14, 6:14, 6:14]
     inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
-    found = measure_agreement((ball, ball), (inside, inside), still, configuration.training)
+    found = agreement_of((ball, ball), (inside, inside), still, configuration.training)
     assert judge(0.0, 0.1, found, ()).status == "PASS"
 
 
 def test_where_nothing_overlaps_there_is_no_figure(configuration, textures):
     inside, outside = torch.ones_like(textures), torch.zeros_like(textures)
     still = torch.zeros(1, 3, 20, 20, 20)
-    found = measure_agreement((textures, textures), (outside, inside), still, configuration.training)
+    found = agreement_of((textures, textures), (outside, inside), still, configuration.training)
     assert (found.before, found.after, found.lost_percent) == (None, None, 100.0)
 
 
@@ -123,5 +136,34 @@ def test_a_field_on_a_finer_grid_is_the_same_field(configuration):
     images = smooth(torch.rand(1, 1, 12, 12, 12), 1.0), smooth(torch.rand(1, 1, 12, 12, 12), 1.0)
     inside = torch.ones_like(images[0])
     coarse, fine = torch.ones(1, 3, 12, 12, 12), 2 * torch.ones(1, 3, 24, 24, 24)
-    first, second = (measure_agreement(images, (inside, inside), u, configuration.training) for u in (coarse, fine))
+    first, second = (agreement_of(images, (inside, inside), u, configuration.training) for u in (coarse, fine))
     assert first.after == pytest.approx(second.after, abs=1e-5)
+
+
+def test_only_what_the_networks_found_is_compared_with_unrelated_images(configuration, textures):
+    inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
+    refined = still.clone()
+    refined[:, 0] = 2
+    fixed = warp(textures, refined)
+    found = agreement_of((textures, fixed), (inside, inside), refined, configuration.training, found=still)
+    assert found.found == pytest.approx(found.before, rel=1e-4)
+    assert found.after < 0.2 * found.found
+
+
+def test_the_overlap_is_that_of_the_labels_which_both_images_show(configuration, textures):
+    inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
+    moving, fixed = torch.zeros(1, 3, 10, 10, 10), torch.zeros(1, 3, 10, 10, 10)  # half as fine as the images
+    moving[:, 0, 2:6] = 1
+    fixed[:, 0, 4:8] = 1
+    moving[:, 1, 8:] = 1  # in the moving image alone
+    pair, masks = (textures, textures), (inside, inside)
+    seen = agreement_of(pair, masks, still, configuration.training, semantics=(moving, fixed))
+    assert seen.overlap == pytest.approx(0.5)
+    shifted = still.clone()
+    shifted[:, 0] = -4  # voxels of the images, two of the segmentations
+    assert agreement_of(pair, masks, shifted, configuration.training, semantics=(moving, fixed)).overlap == 1
+    apart = agreement_of(pair, masks, still, configuration.training, semantics=(moving.roll(1, dims=1), fixed))
+    assert apart.overlap == 0
+    nothing = torch.zeros_like(fixed)
+    assert agreement_of(pair, masks, still, configuration.training, semantics=(nothing, nothing)).overlap is None
+    assert agreement_of(pair, masks, still, configuration.training).overlap is None
