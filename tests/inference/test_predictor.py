@@ -178,7 +178,7 @@ class Waves(torch.nn.Module):
     def forward(self, moving, fixed):
         axes = torch.meshgrid(*(torch.arange(float(size)) for size in fixed.shape[2:]), indexing="ij")
         waves = [1.5 * torch.sin(axes[axis - 1] / 3 + axes[axis] / 4) for axis in range(3)]
-        return SimpleNamespace(displacement=torch.stack(waves)[None])
+        return SimpleNamespace(displacement=torch.stack(waves)[None], moving_logits=None, fixed_logits=None)
 
 
 def test_the_reported_inverse_error_is_small_and_true(configuration, make_grid, draw_anatomy):
@@ -209,7 +209,8 @@ def test_images_that_share_no_place_have_no_inverse_error(configuration, make_ne
 def test_an_inverse_that_cannot_exist_is_reported_as_large(configuration, make_grid, draw_anatomy):
     class Fold(Waves):
         def forward(self, moving, fixed):
-            return SimpleNamespace(displacement=4 * super().forward(moving, fixed).displacement)
+            displacement = 4 * super().forward(moving, fixed).displacement
+            return SimpleNamespace(displacement=displacement, moving_logits=None, fixed_logits=None)
 
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
     assert predictor_of(configuration, Fold()).register([image], [image]).quality.inverse_error.max_mm > 2
@@ -506,6 +507,17 @@ def test_levels_are_total_fields_on_the_fixed_grid(configuration, make_network, 
     )
 
 
+def test_of_a_refined_field_the_networks_own_is_a_level_too(configuration, make_network, make_grid, draw_anatomy):
+    moving, fixed = draw_anatomy(make_grid("LPS"), (3, 0, 0))[0], draw_anatomy(make_grid(), (0, 0, 0))[0]
+    predictor = predictor_of(configuration, make_network(configuration, (1.0, 0.0, 0.0)))
+    plain = with_options(predictor, refine_steps=0).register(moving, fixed)
+    refined = with_options(predictor, refine_steps=2, extras=("levels",)).register(moving, fixed)
+    assert set(refined.levels) == {0, 1}
+    np.testing.assert_array_equal(refined.levels[0], plain.displacement)
+    assert np.abs(refined.displacement - plain.displacement).max() > 0.1
+    assert (plain.refined_mm, refined.refined_mm) == (None, configuration.preprocessing.spacing)
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_refinement_brings_the_images_closer_on_any_grid(
     configuration, make_network, make_grid, draw_anatomy, orientation
@@ -532,10 +544,29 @@ def test_refinement_brings_the_images_closer_on_any_grid(
 def test_refinement_uses_a_finer_grid_where_the_images_are_finer(configuration, make_network, make_grid, draw_anatomy):
     fine, coarse = (draw_anatomy(make_grid(spacing=(step,) * 3), (0, 0, 0))[0] for step in (1.0, 2.0))
     predictor = with_options(predictor_of(configuration, make_network(configuration)), refine_steps=1)
-    shapes = [len(predictor.prepare(image, image).canonical) for image in (fine, coarse)]
-    assert shapes == [2, 1]
-    shape = predictor.estimate(predictor.prepare(fine, fine)).displacement.shape[2:]
-    assert tuple(shape) == tuple(2 * size for size in configuration.preprocessing.patch_size)
+    pairs = (fine, fine), (coarse, coarse), (coarse, fine), (fine, coarse)
+    assert [len(predictor.prepare(*pair).canonical) for pair in pairs] == [2, 1, 1, 1], "both images must be finer"
+    estimated = predictor.estimate(predictor.prepare(fine, fine))
+    assert tuple(estimated.displacement.shape[2:]) == tuple(2 * size for size in configuration.preprocessing.patch_size)
+    assert estimated.grid.spacing == tuple(step / 2 for step in configuration.preprocessing.spacing)
+
+
+def test_without_memory_for_the_finest_grid_a_coarser_one_is_refined(
+    configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog
+):
+    image, _ = draw_anatomy(make_grid(spacing=(1.0,) * 3), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration))
+    prepared = predictor.prepare(image, image)
+    assert len(prepared.canonical) == 2
+
+    def run_out(displacement, levels, plans, steps):
+        if len(list(levels)) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return displacement
+
+    monkeypatch.setattr("biasreg.inference.estimation.refine", run_out)
+    assert predictor.estimate(prepared).grid.spacing == configuration.preprocessing.spacing
+    assert "refined on a coarser one" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from biasreg.inference import refinement
 from biasreg.inference.refinement import Level, refine, smooth
 from biasreg.spatial.displacement import resize
 from biasreg.spatial.jacobian import jacobian_determinant
@@ -71,6 +72,65 @@ def test_unlike_images_do_not_fold(plans):
     assert jacobian_determinant(found).min() > 0
 
 
+@pytest.mark.parametrize("strength", [1e-24, 1.0, 1e20])
+def test_no_step_is_longer_than_half_a_voxel(plans, monkeypatch, strength):
+    moving, fixed, steps = texture(seed=1), texture(seed=2), []
+    force, compose = refinement._force, refinement.compose
+
+    def scaled(*arguments):
+        loss, found = force(*arguments)
+        return loss, found * strength
+
+    def noted(update, residual):
+        steps.append(update)
+        return compose(update, residual)
+
+    monkeypatch.setattr(refinement, "_force", scaled)
+    monkeypatch.setattr(refinement, "compose", noted)
+    refine(torch.zeros(1, 3, *SHAPE), [level(moving, fixed)], plans, 3)
+    updates = steps[1:-1:2]  # between them the sum of the steps is composed with the start
+    assert len(updates) == 3
+    assert all(float(update.square().sum(dim=1).sqrt().max()) <= 0.5 + 1e-6 for update in updates)
+
+
+def test_one_strong_pull_does_not_slow_down_the_others(plans):
+    true = shifted([1.5, -1.0, 0.5])
+    moving = texture()
+    fixed = warp(moving, true)
+    fixed[0, 0, 2, 2, 2] = 50.0  # far from the interior
+    found = refine(torch.zeros_like(true), [level(moving, fixed)], plans, 80)
+    assert interior(found - true).abs().mean() < 0.3
+
+
+def test_a_level_ends_when_nothing_gets_better(plans, monkeypatch):
+    losses, force = [], refinement._force
+
+    def noted(*arguments):
+        loss, found = force(*arguments)
+        losses.append(loss)
+        return loss, found
+
+    monkeypatch.setattr(refinement, "_force", noted)
+    refine(torch.zeros(1, 3, *SHAPE), [level(texture(seed=1), texture(seed=2))], plans, 500)
+    assert 20 < len(losses) < 300
+    assert min(losses[:-5]) - min(losses) <= 0.005 * min(losses)
+
+
+def test_a_loss_that_is_no_number_ends_refinement_with_what_was_found(plans, monkeypatch, caplog):
+    moving, force = texture(), refinement._force
+    fixed, results = warp(moving, shifted([1.5, 0.0, 0.0])), []
+
+    def broken(*arguments):
+        results.append(force(*arguments))
+        return (float("nan"), results[-1][1]) if len(results) > 4 else results[-1]
+
+    monkeypatch.setattr(refinement, "_force", broken)
+    found = refine(torch.zeros(1, 3, *SHAPE), [level(moving, fixed)], plans, 30)
+    assert len(results) == 5
+    assert interior(found)[:, 0].mean() > 0.3
+    assert "not a number" in caplog.text
+
+
 def test_the_result_lies_on_the_finest_grid_and_counts_its_voxels(plans):
     true = shifted([1.0, 0.0, -1.0])
     fine = texture([2 * size for size in SHAPE], sigma=4.0)
@@ -123,7 +183,7 @@ def test_outside_the_field_of_view_nothing_pulls(plans):
     assert refine(zero, [Level(moving, fixed, nowhere, nowhere, 1)], plans, 5).abs().max() == 0
 
 
-@pytest.mark.parametrize("sigma", [0.707, 1.732])
+@pytest.mark.parametrize("sigma", [0.5, 1.732])
 def test_smoothing_is_that_of_scipy(sigma):
     field = torch.rand(1, 2, 9, 10, 11, dtype=torch.float64)
     radius = max(1, round(3 * sigma))

@@ -14,8 +14,12 @@ def test_fields_of_levels_and_inverses_are_no_pairs_of_their_own(study):
     (study.predictions / "b_inverse_warp.nii.gz").write_bytes(b"")  # a pair that is called b_inverse
     pairs = read_predictions(study.predictions)
     assert [pair.name for pair in pairs] == ["a", "b_inverse"]
-    assert list(pairs[0].level_fields) == [3, 2, 1, 0]
-    assert pairs[0].level_fields[0].name == "a_warp.nii.gz"
+    names = {name: path.name for name, path in pairs[0].level_fields.items()}
+    coarser = {f"level {level}": f"a_level{level}_warp.nii.gz" for level in (3, 2, 1)}
+    assert list(names.items()) == list({**coarser, "level 0, the result": "a_warp.nii.gz"}.items())
+    (study.predictions / "a_level0_warp.nii.gz").write_bytes(b"")
+    refined = {name: path.name for name, path in read_predictions(study.predictions)[0].level_fields.items()}
+    assert refined == {**coarser, "level 0": "a_level0_warp.nii.gz", "refined, the result": "a_warp.nii.gz"}
 
 
 def test_a_record_of_this_version_is_read(study):
