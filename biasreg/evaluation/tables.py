@@ -29,7 +29,7 @@ def format_table(evaluation: Evaluation) -> str:
 
     Methods, labels, comparison of the methods, thirds of the pairs, worst pairs, and what could not be measured.
     Columns of metrics that no method has (landmarks, seconds) are left out, and so are tables without rows. A cell
-    reads mean ± standard deviation over pairs.
+    reads mean ± standard deviation over pairs; where another method's is over more pairs, their numbers follow.
 
     Args:
         evaluation: What to lay out.
@@ -52,10 +52,19 @@ def _method_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
     ]
     kept = [column for column in columns if any(column[2](method) for method in methods)]
     rows = [["method", "pairs", *(title for title, _, _ in kept)]]
+    most = [max(found.count for method in methods if (found := get(method))) for _, _, get in kept]
     for method in methods:
-        cells = [_cell(get(method), digits) for _, digits, get in kept]
+        cells = [
+            _cell(get(method), digits) + _fewer(get(method), count)
+            for (_, digits, get), count in zip(kept, most, strict=True)
+        ]
         rows.append([method.method, str(method.num_pairs), *cells])
     return rows
+
+
+def _fewer(statistic: Statistic | None, most: int) -> str:
+    """Name the pairs of a mean that cannot be set beside another one's, for it is of fewer."""
+    return f" ({statistic.count} of {most})" if statistic is not None and statistic.count < most else ""
 
 
 def _label_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:

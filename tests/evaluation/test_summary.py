@@ -57,6 +57,16 @@ def test_the_table_shows_landmarks_seconds_and_spread_over_pairs(pair_scores) ->
     assert "s/pair" in table
 
 
+def test_a_mean_of_fewer_pairs_than_another_methods_says_so(pair_scores) -> None:
+    whole = [pair_scores(pair, "identity", 0.5, 2.0) for pair in "abc"]
+    distances = dict(zip("abc", (3.0, 3.0, None), strict=True))
+    lost = [pair_scores(pair, "biasreg", 0.75, distances[pair]) for pair in "abc"]
+    _, identity, biasreg = format_table(evaluation_of(*whole, *lost)).splitlines()[:3]
+    assert "3.00 ± 0.00 (2 of 3)" in biasreg
+    assert "0.750 ± 0.000 (" not in biasreg
+    assert " of 3)" not in identity
+
+
 def test_the_table_names_failures_vanished_and_left_out_labels(pair_scores) -> None:
     scores = (
         pair_scores("a", "identity", None, None),
