@@ -52,19 +52,19 @@ def _method_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
     ]
     kept = [column for column in columns if any(column[2](method) for method in methods)]
     rows = [["method", "pairs", *(title for title, _, _ in kept)]]
-    most = [max(found.count for method in methods if (found := get(method))) for _, _, get in kept]
-    for method in methods:
-        cells = [
-            _cell(get(method), digits) + _fewer(get(method), count)
-            for (_, digits, get), count in zip(kept, most, strict=True)
-        ]
-        rows.append([method.method, str(method.num_pairs), *cells])
+    columns_of_cells = [_comparable([get(method) for method in methods], digits) for _, digits, get in kept]
+    for index, method in enumerate(methods):
+        rows.append([method.method, str(method.num_pairs), *(cells[index] for cells in columns_of_cells)])
     return rows
 
 
-def _fewer(statistic: Statistic | None, most: int) -> str:
-    """Name the pairs of a mean that cannot be set beside another one's, for it is of fewer."""
-    return f" ({statistic.count} of {most})" if statistic is not None and statistic.count < most else ""
+def _comparable(statistics: Sequence[Statistic | None], digits: int) -> list[str]:
+    """Write the means of the methods; one over fewer pairs than another says so."""
+    most = max((statistic.count for statistic in statistics if statistic), default=0)
+    return [
+        _cell(each, digits) + (f" ({each.count} of {most})" if each and each.count < most else "")
+        for each in statistics
+    ]
 
 
 def _label_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
@@ -77,8 +77,8 @@ def _label_rows(methods: Sequence[MethodSummary]) -> list[list[str]]:
     for (value, name), found in sorted(by_label.items()):
         summaries = [found.get(method.method) for method in methods]
         pairs = max((label.dice.count for label in summaries if label and label.dice), default=0)
-        dice = [_cell(label.dice if label else None, 3) for label in summaries]
-        distance = [_cell(label.hd95_mm if label else None, 2) for label in summaries]
+        dice = _comparable([label.dice if label else None for label in summaries], 3)
+        distance = _comparable([label.hd95_mm if label else None for label in summaries], 2)
         rows.append([name if name == str(value) else f"{value} {name}", str(pairs), *dice, *distance])
     return rows
 

@@ -1,6 +1,7 @@
 """Registers pairs of images with a trained model that is loaded once."""
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from biasreg.core.image_objects import ImageLike, to_channels
 from biasreg.core.transforms import FieldPart
 from biasreg.evaluation.metrics import field_metrics
 from biasreg.inference.ensemble import Ensemble
-from biasreg.inference.estimation import DEFAULT_OPTIONS, EstimatedPair, RegistrationOptions, estimate_pair
+from biasreg.inference.estimation import DEFAULT_OPTIONS, EXTRAS, EstimatedPair, RegistrationOptions, estimate_pair
 from biasreg.inference.inversion import inverse_error, invert_beyond_border
 from biasreg.inference.loading import load_networks, read_ranges
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
@@ -39,8 +40,9 @@ logger = logging.getLogger(__name__)
 
 # Larger grids take a core longer than two seconds a step, and more memory than many GPUs have.
 FINEST_VOXELS = {"cpu": 6_000_000, "gpu": 20_000_000}
-# The inverse comes from the canonical grid, and is polished for the field as it is written.
-INVERSE_ITERATIONS = 15
+# The inverse comes from the canonical grid, or a finer one of so many voxels; it is polished for the field as written.
+INVERSE_VOXELS = 1_000_000
+INVERSE_ITERATIONS = 40
 INVERSE_TOLERANCE_VOXELS = 0.01
 
 
@@ -218,9 +220,8 @@ class Predictor:
         with timed(seconds, "field"):
             displacement = on_fixed(estimated.displacement, estimated.grid)
         with timed(seconds, "inverse"):
-            # Fine enough to begin with, also where refinement used a finer one.
-            grid = canonical_grid(self.plans.preprocessing)
-            backward = invert_beyond_border(resize(estimated.displacement, grid.shape), grid)
+            canonical = canonical_grid(self.plans.preprocessing)
+            backward = invert_beyond_border(*_coarsened(estimated, canonical))
             rough = native_displacement(*backward, (of_moving, of_fixed), moving_grid)
             field = FieldPart(displacement, fixed_grid, "displacement", "prediction")
             tolerance = INVERSE_TOLERANCE_VOXELS * min(moving_grid.spacing)
@@ -234,7 +235,7 @@ class Predictor:
             quality = FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, error)
         with timed(seconds, "extras"):
             coarser = list(enumerate(estimated.answer.levels))[0 if prepared.refine_steps else 1 :]
-            levels = {level: on_fixed(field, grid) for level, field in coarser}
+            levels = {level: on_fixed(field, canonical) for level, field in coarser}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
         error_voxels = None if error is None else error.percentile95_mm / float(np.cbrt(np.prod(fixed_grid.spacing)))
         return Prediction(
@@ -269,7 +270,24 @@ class Predictor:
             torch.cuda.empty_cache()
 
 
+def _coarsened(estimated: EstimatedPair, canonical: Geometry) -> tuple[Tensor, Geometry]:
+    """Bring a refined field to a grid on which it is quickly inverted, well enough to be polished."""
+    shape = estimated.grid.shape
+    while shape != canonical.shape and math.prod(shape) > INVERSE_VOXELS:
+        shape = (shape[0] // 2, shape[1] // 2, shape[2] // 2)
+    spacing = [side / size for side, size in zip(canonical.extent_mm, shape, strict=True)]
+    return resize(estimated.displacement, shape), Geometry.centered(shape, spacing)
+
+
 def _check_options(options: RegistrationOptions, networks: int) -> None:
+    steps = options.refine_steps
+    if steps is not None and (type(steps) is not int or steps < 0):
+        raise InputError(f"refine_steps is {steps!r} · give a whole number of at least 0, or None")
+    if not set(options.mirror_axes) <= {0, 1, 2} or not set(options.extras) <= set(EXTRAS):
+        raise InputError(
+            f"mirror_axes is {options.mirror_axes} and extras is {options.extras} · axes are 0, 1 and 2, extras are "
+            + ", ".join(EXTRAS)
+        )
     if "uncertainty" in options.extras and networks == 1 and not options.mirror_axes:
         raise InputError(
             "uncertainty is how far several fields of a pair lie apart, but there is one network that sees it once · "

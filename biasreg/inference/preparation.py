@@ -77,7 +77,7 @@ def prepare_pair(
     _check_channels(images, len(plans.normalization))
     with timed(seconds, "prealign"):
         frames = _frames(images, source, initial)
-    finer = [] if refine_steps == 0 else _finer_plans(plans, images, finest_voxels)
+    finer = [] if refine_steps == 0 else _finer_plans(plans, _shown_mm(images, ranges), finest_voxels)
     with timed(seconds, "resample"):
         canonical = tuple(
             (canonical_image(images[0], frames[0], each), canonical_image(images[1], frames[1], each))
@@ -115,16 +115,24 @@ def _frames(
     return source.frame(moving, center) if initial is None else initial @ of_fixed, of_fixed
 
 
-def _finer_plans(
-    plans: PreprocessingPlans, images: Sequence[Sequence[Image]], finest_voxels: int
-) -> list[PreprocessingPlans]:
-    """Halve the voxels of the canonical grid as often as both images show more, and the grid does not get too large."""
-    native = max(min(image[0].geometry.spacing) for image in images)
+def _shown_mm(images: Sequence[Sequence[Image]], ranges: DataRanges | None) -> float:
+    """Side of a cubic voxel as fine as both images are, or the training images, where these were coarser.
+
+    What the networks learnt on all that the training images show is not to be traded for intensities.
+    """
+    trained = () if ranges is None else ([finest for finest, _ in ranges.spacing_mm],)
+    return max(
+        math.prod(spacing) ** (1 / 3) for spacing in (*(image[0].geometry.spacing for image in images), *trained)
+    )
+
+
+def _finer_plans(plans: PreprocessingPlans, shown_mm: float, finest_voxels: int) -> list[PreprocessingPlans]:
+    """Halve the voxels of the canonical grid as often as that shows more, and the grid does not get too large."""
     finer, found = plans, list[PreprocessingPlans]()
     while True:
         x, y, z = finer.spacing
         i, j, k = finer.patch_size
         finer = replace(finer, spacing=(x / 2, y / 2, z / 2), patch_size=(2 * i, 2 * j, 2 * k))
-        if min(finer.spacing) < FINEST_SHARE * native or math.prod(finer.patch_size) > finest_voxels:
+        if math.prod(finer.spacing) ** (1 / 3) < FINEST_SHARE * shown_mm or math.prod(finer.patch_size) > finest_voxels:
             return found
         found.append(finer)

@@ -63,19 +63,19 @@ class Trust:
 class Agreement:
     """How two images agree over the fixed image's anatomy, on the canonical grid; None where nothing of it overlaps.
 
+    Refinement makes any two images alike, so that only what the networks found tells whether they belong together.
+
     Attributes:
         before: Dissimilarity after pre-alignment.
-        found: Dissimilarity as the networks register the pair.
-        after: Dissimilarity after registration; less than `found` if that was refined.
+        after: Dissimilarity as the networks register the pair.
         unrelated: Dissimilarity of the fixed image and the moving one mirrored along all axes: what chance gives.
-        lost_percent: Share of the fixed image's anatomy, 0 to 100, that the field takes out of the moving image's field
-            of view.
-        overlap: Mean Dice, 0 to 1, of the labels as the networks segment them in both images, after registration; None
+        lost_percent: Share of the fixed image's anatomy, 0 to 100, that the refined field takes out of the moving
+            image's field of view.
+        overlap: Mean Dice, 0 to 1, of the labels as the networks segment them in both images, by their own field; None
             where they segment nothing.
     """
 
     before: float | None
-    found: float | None
     after: float | None
     unrelated: float | None
     lost_percent: float
@@ -89,7 +89,7 @@ def measure_agreement(level: Level, answer: Ensemble, displacement: Tensor, plan
     Args:
         level: The images on the canonical grid; what is there besides intensities is not looked at.
         answer: What the networks say.
-        displacement: (1, 3, X', Y', Z') in voxels of its grid, which may be finer.
+        displacement: The result, (1, 3, X', Y', Z') in voxels of its grid, which may be finer.
         plans: Kind of similarity.
 
     Returns:
@@ -98,21 +98,15 @@ def measure_agreement(level: Level, answer: Ensemble, displacement: Tensor, plan
     moving, fixed = level.moving[:, : level.channels], level.fixed[:, : level.channels]
     anatomy = level.fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
     everywhere = (2, 3, 4)
-
-    def warped(field: Tensor) -> float | None:
-        coordinates = positions(resize(field, fixed.shape[2:]))
-        weight = sample(level.moving_mask, coordinates) * anatomy
-        return _dissimilarity(sample(moving, coordinates), fixed, weight, plans)
-
-    final = positions(resize(displacement, fixed.shape[2:]))
+    found, final = (positions(resize(field, fixed.shape[2:])) for field in (answer.displacement, displacement))
+    weight = sample(level.moving_mask, found) * anatomy
     lost = anatomy * (sample(level.moving_mask, final, padding="border") < 0.5)
     return Agreement(
         before=_dissimilarity(moving, fixed, level.moving_mask * anatomy, plans),
-        found=warped(answer.displacement),
-        after=warped(displacement),
+        after=_dissimilarity(sample(moving, found), fixed, weight, plans),
         unrelated=_dissimilarity(moving.flip(everywhere), fixed, level.moving_mask.flip(everywhere) * anatomy, plans),
         lost_percent=100 * float(lost.sum()) / max(1.0, float(anatomy.sum())),
-        overlap=None if answer.semantics is None else _overlap(answer.semantics, displacement),
+        overlap=None if answer.semantics is None else _overlap(answer.semantics, answer.displacement),
     )
 
 
@@ -172,13 +166,12 @@ def _check_inverse(error: float | None) -> Check:
 
 
 def _check_likeness(agreement: Agreement) -> list[Check]:
-    before, found, after, unrelated = agreement.before, agreement.found, agreement.after, agreement.unrelated
-    if before is None or found is None or after is None or unrelated is None:
+    before, after, unrelated = agreement.before, agreement.after, agreement.unrelated
+    if after is None or before is None or unrelated is None:
         return [Check("likeness", "FAIL", "nothing of the fixed anatomy lies in the moving image's field of view")]
-    # Refinement makes any two images alike, so that only what the networks found tells something.
-    share = found / unrelated if unrelated > 0 else 0.0
-    likeness = f"dissimilarity {found:.3f} as the networks register, {100 * share:.0f} % of that of unrelated images"
-    text = f"dissimilarity {before:.3f} after pre-alignment, {after:.3f} after registration"
+    share = after / unrelated if unrelated > 0 else 0.0
+    likeness = f"dissimilarity {after:.3f} as the networks register, {100 * share:.0f} % of that of unrelated images"
+    text = f"dissimilarity {before:.3f} after pre-alignment, {after:.3f} as the networks register"
     least, loss = (part * before for part in LEAST_GAIN)
     grade = sum(before - after < limit for limit in (least, loss)) if share > ALIKE else 0
     gain = Check("similarity gain", _ORDER[grade], text if grade == 0 else f"{text}: hardly more alike, or less")

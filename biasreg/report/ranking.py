@@ -90,7 +90,8 @@ def choose_pairs(rows: Sequence[PairRow], count: int) -> tuple[PairRow, ...]:
     """
     if not rows or count < 1:
         return ()
-    order = [0, len(rows) // 2, len(rows) - 1, *range(len(rows))]
+    ranked = len(_measured(rows))
+    order = [0, ranked // 2, ranked - 1, *range(len(rows))]
     return tuple(rows[index] for index in list(dict.fromkeys(order))[:count])
 
 
@@ -100,14 +101,23 @@ def is_ranked(rows: Sequence[PairRow]) -> bool:
 
 
 def rank_word(row: PairRow, rows: Sequence[PairRow]) -> str:
-    """Say where a pair stands: `worst`, `median`, `best`, or its rank from the worst; nothing where all are alike."""
-    index = list(rows).index(row)
-    if not is_ranked(rows):
+    """Say where a pair stands: `worst`, `median`, `best`, or its rank from the worst.
+
+    Nothing where all are alike, and of a pair without labels among pairs with labels.
+    """
+    ranked = _measured(rows)
+    if not is_ranked(rows) or row not in ranked:
         return ""
-    for word, place in (("worst", 0), ("best", len(rows) - 1), ("median", len(rows) // 2)):
+    index = ranked.index(row)
+    for word, place in (("worst", 0), ("best", len(ranked) - 1), ("median", len(ranked) // 2)):
         if index == place:
             return word
-    return f"{index + 1} of {len(rows)} from the worst"
+    return f"{index + 1} of {len(ranked)} from the worst"
+
+
+def _measured(rows: Sequence[PairRow]) -> list[PairRow]:
+    """Leave out the pairs without labels, which come last, if there are others."""
+    return [row for row in rows if row.dice is not None] or list(rows)
 
 
 def _row(pair: PredictedPair, score: PairScores | None, before: PairScores | None) -> PairRow:

@@ -97,17 +97,28 @@ def _method_rows(evaluation: Evaluation) -> Iterator[tuple[MethodSummary, list[C
         cells = []
         for column, top in zip(columns, best, strict=True):
             statistic = column.get(summary)
-            is_best = statistic is not None and top is not None and round(statistic.mean, column.digits) == top
-            cells.append(Cell(mean_and_std(statistic, column.digits), statistic.mean if statistic else None, is_best))
+            most = _most_pairs(column, evaluation)
+            text = mean_and_std(statistic, column.digits)
+            if statistic is not None and statistic.count < most:
+                text += f" ({statistic.count} of {most})"
+            is_best = statistic is not None and statistic.count == most and round(statistic.mean, column.digits) == top
+            cells.append(Cell(text, statistic.mean if statistic else None, is_best))
         yield summary, cells
 
 
 def _best(column: Column, evaluation: Evaluation) -> float | None:
-    """The best mean as it is shown; None where there is no better and worse, or one method alone."""
-    known = [statistic.mean for summary in evaluation.methods if (statistic := column.get(summary)) is not None]
+    """The best mean over all pairs as it is shown; None where there is no better and worse, or one method alone."""
+    most = _most_pairs(column, evaluation)
+    found = (column.get(summary) for summary in evaluation.methods)
+    known = [statistic.mean for statistic in found if statistic is not None and statistic.count == most]
     if column.better == 0 or len(known) < 2:
         return None
     return round(max(known) if column.better > 0 else min(known), column.digits)
+
+
+def _most_pairs(column: Column, evaluation: Evaluation) -> int:
+    found = (column.get(summary) for summary in evaluation.methods)
+    return max((statistic.count for statistic in found if statistic is not None), default=0)
 
 
 def mean_and_std(statistic: Statistic | None, digits: int) -> str:

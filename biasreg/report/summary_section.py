@@ -89,8 +89,11 @@ def _folding(own: MethodSummary) -> str:
 
 def _rank(material: Material, own: MethodSummary) -> str:
     summaries = [_summary(material, name) for name in material.other_methods]
-    known = [(each.dice.mean, each.method) for each in summaries if each is not None and each.dice is not None]
-    if not known or own.dice is None:
+    if own.dice is None:
+        return ""
+    of_as_many = [each for each in summaries if each is not None and each.dice and each.dice.count == own.dice.count]
+    known = [(each.dice.mean, each.method) for each in of_as_many if each.dice]
+    if not known:
         return ""
     best, name = max(known)
     if own.dice.mean > best:

@@ -61,7 +61,9 @@ def test_a_mean_of_fewer_pairs_than_another_methods_says_so(pair_scores) -> None
     whole = [pair_scores(pair, "identity", 0.5, 2.0) for pair in "abc"]
     distances = dict(zip("abc", (3.0, 3.0, None), strict=True))
     lost = [pair_scores(pair, "biasreg", 0.75, distances[pair]) for pair in "abc"]
-    _, identity, biasreg = format_table(evaluation_of(*whole, *lost)).splitlines()[:3]
+    table = format_table(evaluation_of(*whole, *lost))
+    _, identity, biasreg = table.splitlines()[:3]
+    assert table.count("(2 of 3)") == 2, "of all labels, and of the one label"
     assert "3.00 ± 0.00 (2 of 3)" in biasreg
     assert "0.750 ± 0.000 (" not in biasreg
     assert " of 3)" not in identity

@@ -23,6 +23,7 @@ from biasreg.network.encoder import SwinEncoder
 from biasreg.network.install_pretrained import install_pretrained
 from biasreg.network.lora import LoraLinear
 from biasreg.network.pretrained import load_base
+from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import EncoderPlans, LoraPlans
 from biasreg.planning.voco import VOCO_ENCODERS, VocoEncoder, installed_hash
 from biasreg.preprocessing.frames import FrameSource
@@ -549,6 +550,32 @@ def test_refinement_uses_a_finer_grid_where_the_images_are_finer(configuration, 
     estimated = predictor.estimate(predictor.prepare(fine, fine))
     assert tuple(estimated.displacement.shape[2:]) == tuple(2 * size for size in configuration.preprocessing.patch_size)
     assert estimated.grid.spacing == tuple(step / 2 for step in configuration.preprocessing.spacing)
+
+
+def test_thick_slices_are_not_taken_for_fine_images(configuration, make_network, make_grid, draw_anatomy):
+    image, _ = draw_anatomy(make_grid(spacing=(0.8, 0.8, 8.0)), (0, 0, 0))  # the volume of a cube with sides of 1.7 mm
+    predictor = with_options(predictor_of(configuration, make_network(configuration)), refine_steps=1)
+    assert len(predictor.prepare(image, image).canonical) == 1
+
+
+def test_nothing_is_refined_beyond_what_the_networks_were_trained_with(
+    configuration, make_network, make_grid, draw_anatomy
+):
+    image, _ = draw_anatomy(make_grid(spacing=(1.0,) * 3), (0, 0, 0))
+    predictor = predictor_of(configuration, make_network(configuration))
+    grids = []
+    for finest in (1.0, 2.0):
+        predictor.ranges = DataRanges(((finest, 3.0),) * 3, ((1.0, 999.0),) * 3, (((0.0, 1.0),) * 3,))
+        grids.append(len(predictor.prepare(image, image).canonical))
+    assert grids == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "options", [{"refine_steps": -1}, {"refine_steps": 1.5}, {"mirror_axes": (5,)}, {"extras": ("nonsense",)}]
+)
+def test_options_that_mean_nothing_are_refused(configuration, make_network, options):
+    with pytest.raises(InputError, match=r"give a whole number|axes are 0, 1 and 2"):
+        with_options(predictor_of(configuration, make_network(configuration)), **options)
 
 
 def test_without_memory_for_the_finest_grid_a_coarser_one_is_refined(

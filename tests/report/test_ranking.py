@@ -29,6 +29,12 @@ def test_ranks_are_told_in_words():
     assert (words[0], words[3], words[6], words[1]) == ("worst", "median", "best", "2 of 7 from the worst")
 
 
+def test_a_pair_without_labels_is_neither_worst_nor_best_among_pairs_with_labels():
+    rows = (row("a", dice=0.5, folding=0.0), row("b", dice=0.9, folding=0.0), row("c", folding=9.0), row("d"))
+    assert [rank_word(each, rows) for each in rows] == ["worst", "best", "", ""]
+    assert [each.name for each in choose_pairs(rows, 2)] == ["a", "b"]
+
+
 def test_pairs_that_nothing_tells_apart_have_no_rank():
     rows = (row("a"), row("b"))
     assert not is_ranked(rows)

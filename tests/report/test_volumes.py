@@ -7,10 +7,10 @@ from biasreg.report.predictions import PredictedPair, locate_images, read_predic
 from biasreg.report.volumes import pair_volumes, read_field, read_sources
 
 
-def volumes_of(study, name="a", level=0):
+def volumes_of(study, name="a"):
     pair = next(locate_images(each, {}) for each in read_predictions(study.predictions) if each.name == name)
     sources = read_sources(pair)
-    return pair_volumes(sources, read_field(pair.level_fields[level], sources.fixed.geometry))
+    return pair_volumes(sources, read_field(pair.level_fields["level 0, the result"], sources.fixed.geometry))
 
 
 @pytest.mark.parametrize("axes", ["LPS", "PIR"])
