@@ -62,6 +62,7 @@ class PairRecord:
         accuracy: Overlap of the labels; None without label maps of both images.
         notices: What a user should know about this pair.
         trust: Whether it may be trusted; None in records that do not say.
+        refined_mm: Voxel size of the finest grid that the field was refined on; None if it was not.
     """
 
     written: str
@@ -72,6 +73,7 @@ class PairRecord:
     accuracy: Accuracy | None
     notices: tuple[str, ...] = ()
     trust: Trust | None = None
+    refined_mm: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)

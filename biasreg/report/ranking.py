@@ -47,6 +47,12 @@ class PairRow:
         return None if record is None or record.trust is None else record.trust.status
 
     @property
+    def refined(self) -> str:
+        """Voxel size of the finest grid that the field was refined on, such as `1×1×1.2`; empty if it was not."""
+        size = None if self.pair.record is None else self.pair.record.refined_mm
+        return "×".join(f"{side:.3g}" for side in size or ())
+
+    @property
     def notices(self) -> tuple[str, ...]:
         """What the record tells a user to know."""
         return () if self.pair.record is None else self.pair.record.notices

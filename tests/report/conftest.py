@@ -144,7 +144,8 @@ class Study:
     def add_trust(self, name: str) -> None:
         path = self.predictions / f"{name}.json"
         checks = [{"name": "folding", "status": "WARN", "text": "2 % of voxels fold"}]
-        write_json(path, json.loads(path.read_text()) | {"trust": {"status": "WARN", "checks": checks}})
+        said = {"trust": {"status": "WARN", "checks": checks}, "refined_mm": [1.0, 1.0, 1.25]}
+        write_json(path, json.loads(path.read_text()) | said)
 
     def add_levels(self, name: str, axes: str = "RAS", shift_mm=(5.0, -3.0, 2.0)) -> None:
         for level, share in ((3, 0.2), (2, 0.5), (1, 0.8)):

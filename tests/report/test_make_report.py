@@ -137,6 +137,7 @@ def test_results_levels_trust_plans_and_curves_are_told(page):
         "Easy and hard pairs: misalignment",
         "level 3",
         "2 % of voxels fold",
+        "Refined on voxels of 1×1×1.25 mm",
         "without BIAF",
         "all cases are MRI",
         "inter-subject",
