@@ -255,7 +255,7 @@ class KnownNetwork(torch.nn.Module):
         self.field = field
 
     def forward(self, moving: torch.Tensor, fixed: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(displacement=self.field)
+        return SimpleNamespace(displacement=self.field, moving_logits=None, fixed_logits=None)
 
 
 @dataclass(frozen=True)
