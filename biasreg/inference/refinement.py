@@ -30,8 +30,8 @@ SETTLED_SHARE = 0.005
 DEFAULT_STEPS = 30
 _KERNEL_RADIUS_SIGMAS = 3.0
 
-# Radius 2, as Greedy's default. The recipe's wider window suits a field that is learnt over many pairs: on brains
-# affine registration and 30 steps reached a Dice of 0.762 with 5 voxels, and 0.745 with 9.
+# Radius 2, as Greedy's default. The recipe's wider window suits a field that is learnt over many pairs: on held-back
+# brains, up to 2 mm, 3, 5 and 7 voxels reached a Dice of 0.772, 0.776 and 0.772.
 WINDOW_VOXELS = 5
 
 
