@@ -17,6 +17,7 @@ from result_file import RESULTS, warn_if_busy, write_result
 
 from biasreg.core.paths import Roots
 from biasreg.losses.objective import PairBatch
+from biasreg.network.biasnet import BIASNet
 from biasreg.network.checkpoint import Identity, RunSettings
 from biasreg.network.device import autocast, select_device
 from biasreg.planning.overrides import apply_changes
@@ -38,26 +39,21 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     warn_if_busy()
-    roots = Roots(arguments.root / "raw", arguments.root / "preprocessed", arguments.root / "results")
     device = select_device(arguments.device)
     results = []
     for variant in arguments.variant or [["default"]]:
         name, *changes = variant
         for seed in arguments.seeds:
-            result = run(roots, arguments, changes, seed, device)
+            _, result = train(open_variant(arguments, changes), arguments, seed, device)
             results.append({"variant": name, "changes": changes, "seed": seed, **result})
             print(name, f"seed {seed}:", describe(result), flush=True)
-            settings = {key: value for key, value in vars(arguments).items() if key not in ("output", "root")}
-            write_result(arguments.output, settings, results, device=str(device))
+            write_result(arguments.output, settings_of(arguments), results, device=str(device))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-d", "--dataset", required=True, help="dataset, planned and preprocessed")
-    parser.add_argument("-p", "--plans", default=DEFAULT_PLANS_NAME, help="name of the plans")
+    add_training_arguments(parser)
     parser.add_argument("-cfg", "--configuration", help="configuration (default: the plans' own)")
-    parser.add_argument("--fold", type=int, default=0, help="fold")
-    parser.add_argument("--root", type=Path, default=Path("biasreg_data"), help="folder of raw, preprocessed, results")
     parser.add_argument(
         "--variant",
         nargs="+",
@@ -65,23 +61,44 @@ def parse_arguments() -> argparse.Namespace:
         metavar=("NAME", "FIELD=VALUE"),
         help="a name, and changes of the plans as --set takes them, or ablate=PART,PART; may be given several times",
     )
+    parser.add_argument("--output", type=Path, default=RESULTS / "recipe.json", help="result file")
+    return parser.parse_args()
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what is trained, and how long."""
+    parser.add_argument("-d", "--dataset", required=True, help="dataset, planned and preprocessed")
+    parser.add_argument("-p", "--plans", default=DEFAULT_PLANS_NAME, help="name of the plans")
+    parser.add_argument("--fold", type=int, default=0, help="fold")
+    parser.add_argument("--root", type=Path, default=Path("biasreg_data"), help="folder of raw, preprocessed, results")
     parser.add_argument("--epochs", type=int, default=10, help="epochs")
     parser.add_argument("--steps", type=int, default=50, help="steps per epoch")
     parser.add_argument("--validate_every", type=int, default=5, help="validate after every so many epochs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds")
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
-    parser.add_argument("--output", type=Path, default=RESULTS / "recipe.json", help="result file")
-    return parser.parse_args()
 
 
-def run(
-    roots: Roots, arguments: argparse.Namespace, changes: list[str], seed: int, device: torch.device
-) -> dict[str, Any]:
-    """Train a variant, and collect what its epochs and its field say."""
+def roots_of(arguments: argparse.Namespace) -> Roots:
+    return Roots(arguments.root / "raw", arguments.root / "preprocessed", arguments.root / "results")
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Give the arguments that a result depends on."""
+    return {key: value for key, value in vars(arguments).items() if key not in ("output", "root")}
+
+
+def open_variant(arguments: argparse.Namespace, changes: list[str]) -> Workspace:
+    """Open the dataset with changed plans."""
     parts = [part for change in changes if change.startswith("ablate=") for part in change[7:].split(",")]
-    workspace = open_workspace(roots, arguments.dataset, arguments.plans, arguments.configuration, parts)
-    workspace = changed(workspace, [change for change in changes if not change.startswith("ablate=")])
+    workspace = open_workspace(roots_of(arguments), arguments.dataset, arguments.plans, arguments.configuration, parts)
+    return changed(workspace, [change for change in changes if not change.startswith("ablate=")])
+
+
+def train(
+    workspace: Workspace, arguments: argparse.Namespace, seed: int, device: torch.device, network: BIASNet | None = None
+) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """Train, and collect what the epochs and the field say; the network is the one that would predict."""
     data = read_fold_data(workspace, arguments.fold)
     options = TrainingOptions(
         epochs=arguments.epochs,
@@ -97,14 +114,14 @@ def run(
         plans.dataset_name, plans.plans_name, workspace.configuration_name, workspace.configuration, None, settings
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(workspace, data, Home(Path(folder), identity), options, Team(ALONE, device))
+        trainer = build_trainer(workspace, data, Home(Path(folder), identity), options, Team(ALONE, device), network)
         started = time.process_time()
         trainer.run()
         seconds = time.process_time() - started
     source = case_source(workspace, data)
     batches = [to_device(source.batch((pair,)), device) for pair in data.validation[:ROUGHNESS_PAIRS]]
     history = trainer.progress.history
-    return {
+    return trainer.evaluated, {
         "million_parameters": round(sum(each.numel() for each in trainer.network.parameters()) / 1e6, 3),
         "processor_seconds": round(seconds),
         "median_step_seconds": statistics.median(each.step_seconds or 0.0 for each in history),

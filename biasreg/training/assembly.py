@@ -25,7 +25,14 @@ from biasreg.training.workers import default_workers, open_batches
 from biasreg.training.workspace import FoldData, Workspace
 
 
-def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: TrainingOptions, team: Team) -> Trainer:
+def build_trainer(
+    workspace: Workspace,
+    data: FoldData,
+    home: Home,
+    options: TrainingOptions,
+    team: Team,
+    network: BIASNet | None = None,
+) -> Trainer:
     """Put a trainer together, with new weights from the run's seed, or VoCo's where the plans say so.
 
     Args:
@@ -34,6 +41,7 @@ def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: Tra
         home: Where the run lives, and what it was started with.
         options: What differs from the plans.
         team: The processes that train together.
+        network: What trains, on the team's device; None for what the plans describe.
 
     Returns:
         The trainer, before its first step.
@@ -45,7 +53,8 @@ def build_trainer(workspace: Workspace, data: FoldData, home: Home, options: Tra
     configuration, run = workspace.configuration, home.identity.run
     torch.manual_seed(run.seed)
     _set_determinism(options.deterministic)
-    network = make_network(workspace, team.device, home.identity.pretrained_hash)
+    if network is None:
+        network = make_network(workspace, team.device, home.identity.pretrained_hash)
     recipe = _recipe(configuration, run, options)
     return Trainer(
         network,
