@@ -89,10 +89,12 @@ class MemorySampler(threading.Thread):
         self.done = threading.Event()
 
     def run(self) -> None:
-        """Sample until told to stop."""
-        while not self.done.wait(SAMPLE_SECONDS):
+        """Sample until told to stop, and at least once."""
+        stopped = False
+        while not stopped:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.mib.append(pages * 4096 / 2**20)
+            stopped = self.done.wait(SAMPLE_SECONDS)
 
 
 def summarize(seconds: list[dict[str, float]], wall: float) -> dict[str, object]:
@@ -111,10 +113,10 @@ def summarize(seconds: list[dict[str, float]], wall: float) -> dict[str, object]
 
 
 def thirds(samples: list[float]) -> dict[str, float]:
-    """Median resident memory in the three thirds of the run, and the largest."""
-    size = max(1, len(samples) // 3)
-    parts = {"first": samples[:size], "second": samples[size : 2 * size], "last": samples[2 * size :] or samples[-1:]}
-    return {name: round(statistics.median(part), 1) for name, part in parts.items()} | {
+    """Median resident memory in the three thirds of the run, and the largest; of all where there are few samples."""
+    size = len(samples) // 3
+    parts = {"first": samples[:size], "second": samples[size : 2 * size], "last": samples[2 * size :]}
+    return {name: round(statistics.median(part or samples), 1) for name, part in parts.items()} | {
         "largest": round(max(samples), 1)
     }
 

@@ -156,6 +156,18 @@ def test_variants_of_the_recipe_are_compared_and_leave_nothing_behind(run, prepr
     assert {path for path in tmp_path.rglob("*")} - before == {tmp_path / "result.json"}
 
 
+def test_an_encoder_that_has_learnt_is_frozen_adapted_or_trained_on(run, preprocessed, tmp_path):
+    (folder,) = (tmp_path / "preprocessed").iterdir()
+    cases = tuple(sorted(path.stem.removesuffix("_mask") for path in folder.rglob("*_mask.npy")))
+    write_json(folder / "splits_final.json", [to_json(Fold(cases, ()))])
+    short = ("--epochs", 1, "--source_epochs", 1, "--steps", 1, "--device", "cpu", "--root", tmp_path)
+    result, printed = run("tuning.py", *preprocessed[:2], "--source", preprocessed[1], *short)
+    trained = {entry["tuning"]: entry.get("encoder_parameters_trained") for entry in result["results"]}
+    assert list(trained) == ["start", "scratch", "frozen", "lora", "full"]
+    assert trained["frozen"] == 0 < trained["lora"] < trained["full"] == trained["scratch"]
+    assert "Dice" in printed
+
+
 def test_a_step_is_set_beside_what_the_device_could_do(run, preprocessed, tmp_path):
     (plans,) = (tmp_path / "preprocessed").glob("*/biasregPlans.json")
     result, printed = run("step_limits.py", "--plans", plans, "--steps", 1, "--device", "cpu")
