@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments; those of the process when None.
 
     Returns:
-        Exit code: 0 when every pair is registered, 1 when some failed, 2 when the input cannot be used.
+        Exit code: 0 when every pair is registered, 1 when some failed (with --strict, or got the verdict FAIL), 2 when
+        the input cannot be used.
     """
     return run_command(partial(_predict, _parser().parse_args(argv)))
 
@@ -80,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="keep the pairs that this model has registered from the same files already",
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="make the exit code 1 also when the verdict on a pair is FAIL; its files are written all the same",
+    )
     parser.add_argument("--num_parts", type=int, default=1, help="parts that the batch is divided into")
     parser.add_argument("--part_id", type=int, default=0, help="which of these parts this process does, from 0")
     cores = os.cpu_count() or 1
@@ -125,6 +131,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         compressed=not arguments.uncompressed,
         part=part,
         workers=(arguments.npp, arguments.nps),
+        strict=arguments.strict,
     )
     device = select_device(arguments.device)
     if str(device) == "cuda" and "LOCAL_RANK" in os.environ:  # of those that torchrun starts, each takes its own

@@ -50,6 +50,7 @@ class PredictOptions:
         compressed: Write images as `.nii.gz`, not `.nii`.
         part: Number of this part of the batch, from 0, and the number of parts.
         workers: Threads that prepare pairs, and that finish and write them.
+        strict: Count pairs with the verdict FAIL among those that failed; their files are there all the same.
     """
 
     save: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class PredictOptions:
     compressed: bool = True
     part: tuple[int, int] = (0, 1)
     workers: tuple[int, int] = (1, 1)
+    strict: bool = False
 
     @property
     def registration(self) -> RegistrationOptions:
@@ -161,7 +163,8 @@ def predict_pairs(
         options: How to run.
 
     Returns:
-        Reason of failure per failed pair, pairs that are not complete among them; empty when all went well.
+        Reason of failure per failed pair, pairs that are not complete among them, and if `strict` those with the
+        verdict FAIL; empty when all went well.
 
     Raises:
         DatasetError: If no complete pairs are found.
@@ -191,7 +194,7 @@ def predict_pairs(
             records.append(outcome.result)
             _log_pair(outcome.result)
     _log_end(output, len(pairs) + len(faults), failures, records)
-    return failures
+    return failures | _untrusted(pairs, failures, output) if options.strict else failures
 
 
 def check_failures(failures: Mapping[str, str]) -> None:
@@ -205,8 +208,20 @@ def check_failures(failures: Mapping[str, str]) -> None:
     """
     if failures:
         raise PredictionError(
-            f"{len(failures)} pair(s) could not be registered: {', '.join(failures)}; reasons are above"
+            f"{len(failures)} pair(s) failed: {', '.join(failures)}; reasons are above"
         )
+
+
+def _untrusted(pairs: Sequence[PairFiles], failures: Mapping[str, str], output: Path) -> dict[str, str]:
+    """Find the pairs whose verdict is FAIL, whether they were registered now or earlier, and say so."""
+    found: dict[str, str] = {}
+    for name in (pair.identifier for pair in pairs if pair.identifier not in failures):
+        record = read_earlier_record(output, name)
+        if record is not None and record.trust.status == "FAIL":
+            checks = ", ".join(check.name for check in record.trust.checks if check.status == "FAIL")
+            found[name] = f"its verdict is FAIL: {checks}"
+            logger.error("pair %s: %s", name, found[name])
+    return found
 
 
 def _note_failure(failures: dict[str, str], name: str, error: Exception | str, output: Path) -> None:

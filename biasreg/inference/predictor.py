@@ -23,7 +23,7 @@ from biasreg.inference.loading import load_networks, read_ranges
 from biasreg.inference.models import ONLY_MODEL, ModelRequest, TrainedModel, find_model, training_notices
 from biasreg.inference.native import native_displacement, native_map, rounded
 from biasreg.inference.prediction import FieldQuality, Prediction
-from biasreg.inference.preparation import PreparedPair, prepare_pair
+from biasreg.inference.preparation import Frames, PreparedPair, prepare_pair
 from biasreg.inference.stages import timed
 from biasreg.inference.trust import judge
 from biasreg.network.biasnet import BIASNet
@@ -220,13 +220,8 @@ class Predictor:
         with timed(seconds, "field"):
             displacement = on_fixed(estimated.displacement, estimated.grid)
         with timed(seconds, "inverse"):
-            canonical = canonical_grid(self.plans.preprocessing)
-            backward = invert_beyond_border(*_coarsened(estimated, canonical))
-            rough = native_displacement(*backward, (of_moving, of_fixed), moving_grid)
             field = FieldPart(displacement, fixed_grid, "displacement", "prediction")
-            tolerance = INVERSE_TOLERANCE_VOXELS * min(moving_grid.spacing)
-            polished = polish_inverse(rough, moving_grid, field, iterations=INVERSE_ITERATIONS, tolerance_mm=tolerance)
-            inverse = rounded(polished, moving_grid)
+            inverse = self._inverse(estimated, field, prepared.frames, moving_grid)
             error = inverse_error(displacement, fixed_grid, inverse, moving_grid)
         with timed(seconds, "warp"):
             warped = tuple(warp_image(channel, displacement, fixed_grid) for channel in moving)
@@ -235,7 +230,8 @@ class Predictor:
             quality = FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, error)
         with timed(seconds, "extras"):
             coarser = list(enumerate(estimated.answer.levels))[0 if prepared.refine_steps else 1 :]
-            levels = {level: on_fixed(field, canonical) for level, field in coarser}
+            canonical = canonical_grid(self.plans.preprocessing)
+            levels = {level: on_fixed(each, canonical) for level, each in coarser}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
         error_voxels = None if error is None else error.percentile95_mm / float(np.cbrt(np.prod(fixed_grid.spacing)))
         return Prediction(
@@ -253,6 +249,16 @@ class Predictor:
             seconds=seconds,
             notices=prepared.notices,
         )
+
+    def _inverse(
+        self, estimated: EstimatedPair, field: FieldPart, frames: Frames, moving: Geometry
+    ) -> NDArray[np.float32]:
+        """Invert a coarse form of the field, and polish that on the moving image's grid for the field as written."""
+        backward = invert_beyond_border(*_coarsened(estimated, canonical_grid(self.plans.preprocessing)))
+        rough = native_displacement(*backward, frames, moving)
+        tolerance = INVERSE_TOLERANCE_VOXELS * min(moving.spacing)
+        polished = polish_inverse(rough, moving, field, iterations=INVERSE_ITERATIONS, tolerance_mm=tolerance)
+        return rounded(polished, moving)
 
     def _uncertainty(self, answer: Ensemble, prepared: PreparedPair, fixed: Geometry) -> NDArray[np.float32] | None:
         """Measure the scatter of the members where it counts, in mm of the moving world: √ trace(A C Aᵀ)."""

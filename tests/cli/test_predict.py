@@ -102,7 +102,7 @@ def test_by_default_the_model_is_found_and_all_is_done_anew(arguments, calls, ca
 def test_failed_pairs_are_named_at_the_end_with_exit_code_1(arguments, calls, capsys):
     calls["failures"] = {"a": "the file is damaged", "b": "too large"}
     assert main(arguments) == 1
-    assert capsys.readouterr().err.endswith("error: 2 pair(s) could not be registered: a, b; reasons are above\n")
+    assert capsys.readouterr().err.endswith("error: 2 pair(s) failed: a, b; reasons are above\n")
 
 
 def test_a_device_that_is_not_there_is_an_input_error(arguments, calls, capsys):

@@ -192,7 +192,7 @@ def test_a_failing_pair_is_named_at_the_end_and_costs_only_itself(project):
     (reason,) = [line for line in lines if line.startswith("pair there failed: ")]
     assert "there_fixed.nii.gz" in reason
     assert re.match(r"registered 1 of 2 pair\(s\) into mixed_out; \d PASS, \d WARN, \d FAIL; folding at most ", end)
-    assert error == "error: 1 pair(s) could not be registered: there; reasons are above"
+    assert error == "error: 1 pair(s) failed: there; reasons are above"
     assert {name.split("_")[0].split(".")[0] for name in project.files("mixed_out")} == {"back"}
 
 

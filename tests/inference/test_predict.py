@@ -191,7 +191,7 @@ def test_a_pair_that_fails_does_not_stop_the_others(folders, write_model, write_
     assert names(folders[1]) == {f"{name}{suffix}" for name in "ac" for suffix in OUTPUTS}
     assert "Traceback" not in caplog.text
     assert caplog.text.count(failures["b"]) == 1
-    with pytest.raises(PredictionError, match=r"^1 pair\(s\) could not be registered: b; reasons are above$"):
+    with pytest.raises(PredictionError, match=r"^1 pair\(s\) failed: b; reasons are above$"):
         check_failures(failures)
 
 
@@ -497,6 +497,22 @@ def test_the_record_says_how_far_the_pair_can_be_trusted(folders, write_model, w
     trust = read_record(folders[1] / "a.json", PredictionRecord).trust
     assert trust.status == "FAIL"
     assert "pair a: FAIL similarity gain: dissimilarity" in caplog.text
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_strictly_a_pair_with_the_verdict_fail_is_a_failure_with_files(folders, write_model, write_pair, caplog, kept):
+    write_pair(folders[0], "a")
+    model = write_model(shift=(9.0, 0.0, 0.0))
+    assert run(folders, model) == {}
+    failures = run(folders, model, strict=True, overwrite=not kept)
+    assert failures == {"a": "its verdict is FAIL: similarity gain, likeness"}
+    assert "pair a: its verdict is FAIL: similarity gain" in caplog.text
+    assert names(folders[1]) == {f"a{suffix}" for suffix in OUTPUTS}
+
+
+def test_strictly_a_pair_that_passes_or_warns_is_none(folders, write_model, write_pair):
+    write_pair(folders[0], "a")
+    assert run(folders, write_model(), strict=True) == {}
 
 
 def test_several_threads_give_the_same_files(folders, write_model, write_pair):

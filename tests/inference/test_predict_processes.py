@@ -37,4 +37,4 @@ def test_a_pair_that_fails_in_one_process_does_not_stop_the_others(tmp_path, wri
     )
     assert done.returncode == 1, done.stderr
     assert {path.stem for path in (tmp_path / "out").glob("*.json")} == set("bcdef")
-    assert "1 pair(s) could not be registered: a" in done.stderr
+    assert "1 pair(s) failed: a" in done.stderr
