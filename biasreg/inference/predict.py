@@ -207,9 +207,7 @@ def check_failures(failures: Mapping[str, str]) -> None:
         PredictionError: If any pair failed; the message names them.
     """
     if failures:
-        raise PredictionError(
-            f"{len(failures)} pair(s) failed: {', '.join(failures)}; reasons are above"
-        )
+        raise PredictionError(f"{len(failures)} pair(s) failed: {', '.join(failures)}; reasons are above")
 
 
 def _untrusted(pairs: Sequence[PairFiles], failures: Mapping[str, str], output: Path) -> dict[str, str]:
