@@ -187,7 +187,9 @@ def test_stages_are_summed_up_without_the_first_pair(run, tmp_path):
     assert "network" in printed
 
 
-def test_a_batch_is_timed_stage_by_stage_and_its_memory_followed(run, preprocessed, tmp_path):
+@pytest.fixture
+def untrained(preprocessed, tmp_path):
+    """Put an untrained model of the small dataset, fold 0, among the results, and give the dataset's raw folder."""
     (folder,) = (tmp_path / "preprocessed").iterdir()
     plans = read_plans(folder / "biasregPlans.json", "")
     name = plans.default_configuration
@@ -200,14 +202,45 @@ def test_a_batch_is_timed_stage_by_stage_and_its_memory_followed(run, preprocess
     save_checkpoint(model / "fold_0" / BEST, capture(identity, {"history": [], "best": None}, network, None))
     write_record(model / "plans.json", plans)
     copy_reference(cases, model, configuration.preprocessing)
+    return tmp_path / "raw" / folder.name
+
+
+def test_a_batch_is_timed_stage_by_stage_and_its_memory_followed(run, untrained):
     result, printed = run(
-        "predict_batch.py", tmp_path / "raw" / folder.name, "--results", tmp_path / "results", "-d", "900", "--count", 4
+        "predict_batch.py", untrained, "--results", untrained.parents[1] / "results", "-d", "900", "--count", 4
     )
     measured = result["results"]
     assert measured["seconds_per_pair"] >= max(measured["stage_seconds_per_pair"].values())
     assert measured["over_slowest_stage"] >= 1 >= 0.3 * measured["over_all_stages"]
     assert measured["memory_mib"]["largest"] > 50
     assert "over_slowest_stage" in printed
+
+
+def test_pairs_are_made_wrong_and_judged(run, untrained):
+    root = untrained.parents[1]
+    foreign = next((untrained / "imagesTr").iterdir())
+    wrong = ("--wrong_pairs", 1, "--foreign", foreign, "--device", "cpu", "--root", root)
+    result, printed = run("trust.py", untrained, "-d", "900", *wrong)
+    assert len(result["results"]) == 9
+    for kind in result["results"].values():
+        assert kind["pairs"] == sum(kind["verdicts"].values()) == 1
+    noise, right = result["results"]["noise in its shape"], result["results"]["right"]
+    assert noise["likeness_percent"][0] > right["likeness_percent"][1] > 0
+    assert "turned by 90 degrees" in printed
+
+
+def test_constants_of_refinement_are_measured_on_held_back_cases(run, untrained):
+    root = untrained.parents[1]
+    (folder,) = (root / "preprocessed").iterdir()
+    names = tuple(sorted(path.stem.removesuffix("_mask") for path in folder.rglob("*_mask.npy")))
+    write_json(folder / "splits_final.json", [to_json(Fold(names, names))])
+    settings = ("--setting", "stiff", "ELASTIC_SIGMA=3", "--setting", "hurried", "DEFAULT_STEPS=1")
+    result, _ = run("refinement.py", "-d", "900", "--pairs", 2, *settings, "--device", "cpu", "--root", root)
+    without, default, stiff, hurried = (result["results"][name] for name in ("without", "default", "stiff", "hurried"))
+    assert [set(each["pair"]) for each in default["pairs"]] == [set(names)] * 2
+    assert default["mean"]["dice"] > without["mean"]["dice"]
+    assert without["mean"]["log_jacobian_std"] < stiff["mean"]["log_jacobian_std"] < default["mean"]["log_jacobian_std"]
+    assert hurried["mean"]["dice"] != default["mean"]["dice"]
 
 
 @pytest.fixture
