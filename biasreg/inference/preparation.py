@@ -15,12 +15,13 @@ from biasreg.inference.stages import timed
 from biasreg.planning.data_ranges import DataRanges, suspicions
 from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.frames import FrameSource
-from biasreg.preprocessing.prealign import foreground_center
+from biasreg.preprocessing.prealign import foreground_center, joins_centers_only
 from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid, canonical_image
 
 ROLES = ("moving", "fixed")
 # A grid that is finer than the images by more than this shows nothing new.
 FINEST_SHARE = 0.75
+_CENTRE_ALONE = "is aligned to the model's reference by its centre alone: no turn of it fits better"
 
 Frames = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -88,6 +89,9 @@ def prepare_pair(
             check_content(role, image, item)
         grid = canonical_grid(plans)
         notices = [note for role, _, item in named for note in content_notices(role, item, grid, plans.crop)]
+        if source.reference is not None:
+            aligned = zip(ROLES, frames, strict=True) if initial is None else [("fixed", frames[1])]
+            notices += [f"the {role} image {_CENTRE_ALONE}" for role, frame in aligned if joins_centers_only(frame)]
         unlike = None
         if ranges is not None:
             unlike = tuple(text for role, image, _ in named for text in suspicions(role, image, ranges, plans))

@@ -4,7 +4,6 @@ Every case gets one frame, so that the cost grows with cases and not with pairs;
 composition of the two frames.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,8 +33,6 @@ __all__ = [
     "register_rigid",
     "translation",
 ]
-
-logger = logging.getLogger(__name__)
 
 # Registration works with about this many voxels in the box around the fixed anatomy: measured on three datasets, more
 # take longer and gain nothing, and fewer lose small structures.
@@ -102,11 +99,23 @@ def translation(offset: Sequence[float] | np.ndarray) -> np.ndarray:
     return matrix
 
 
+def joins_centers_only(frame: np.ndarray) -> bool:
+    """Tell whether a map only moves: what registration gives where it found nothing better than aligned centres.
+
+    Args:
+        frame: (4, 4) matrix.
+
+    Returns:
+        Whether its linear part is the identity.
+    """
+    return np.array_equal(frame[:3, :3], np.eye(3))
+
+
 def register_rigid(fixed: Image, moving: Image, modality: str) -> np.ndarray:
     """Register two images by a rigid map: mutual information of the anatomy that both show.
 
-    Both images are first sampled on coarse isotropic grids. The foreground centres are kept, with a notice, if nothing
-    plausible is better. The same images give the same matrix, bit by bit.
+    Both images are first sampled on coarse isotropic grids. The foreground centres are kept if nothing plausible is
+    better, see `joins_centers_only`. The same images give the same matrix, bit by bit.
 
     Args:
         fixed: The fixed image.
@@ -213,10 +222,7 @@ def _coarse_pair(fixed: Image, moving: Image, modality: str) -> _Pair:
 
 def _rigid(pair: _Pair) -> np.ndarray:
     found = register_rigid_coarse(*pair.coarse)
-    if found is None:
-        logger.warning("rigid registration did not improve on aligned centres; the centres are kept")
-        return np.eye(4)
-    return found
+    return np.eye(4) if found is None else found
 
 
 def _around_focus(

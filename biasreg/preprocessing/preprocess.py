@@ -25,6 +25,7 @@ from biasreg.preprocessing.case_frames import case_frame, is_complete
 from biasreg.preprocessing.disk_use import check_room, remove_half_written
 from biasreg.preprocessing.frames import build_reference, reference_source, store_reference
 from biasreg.preprocessing.normalization import normalize
+from biasreg.preprocessing.prealign import joins_centers_only
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
     STAMP_FILE,
@@ -251,5 +252,5 @@ def _report(case: Case, record: StoredCase, plans: PreprocessingPlans) -> None:
         share = 100 * record.foreground_outside
         logger.warning("case %s: %.1f %% of the %s lies outside the grid", record.identifier, share, plans.crop)
     registered = plans.reference_case not in (None, case.identifier) and case.given is None
-    if registered and np.array_equal(np.array(record.frame)[:3, :3], np.eye(3)):
+    if registered and joins_centers_only(np.array(record.frame)):
         logger.warning("case %s: affine registration did not get beyond its start; look at it", record.identifier)

@@ -277,6 +277,16 @@ def test_a_channel_that_shows_nothing_beside_one_that_does_gives_a_notice(
     assert notice.startswith("channel 1 of the moving image shows nothing")
 
 
+def test_an_image_that_only_its_centre_aligns_gives_a_notice(configuration, make_network, make_grid, draw_anatomy):
+    plans = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
+    image, _ = draw_anatomy(make_grid(), (0, 0, 0))
+    noise = Image(np.random.default_rng(0).random(image.array.shape).astype(np.float32), image.geometry)
+    predictor = predictor_of(plans, make_network(plans), reference=image)
+    notice = "the moving image is aligned to the model's reference by its centre alone: no turn of it fits better"
+    assert notice in predictor.register([noise], [image]).notices
+    assert notice not in predictor.register([noise], [image], np.eye(4)).notices
+
+
 def test_a_network_gone_astray_is_refused(configuration, make_network, make_grid, draw_anatomy):
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
     predictor = predictor_of(configuration, make_network(configuration, (np.nan, 0, 0)))

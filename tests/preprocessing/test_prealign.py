@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 
 from biasreg.core.geometry import Geometry, apply_affine
@@ -8,6 +6,7 @@ from biasreg.demo.dataset import phantom_case
 from biasreg.demo.phantom import PhantomSettings, ScannerSettings
 from biasreg.preprocessing.prealign import (
     foreground_center,
+    joins_centers_only,
     make_reference,
     refine_affine,
     register_affine,
@@ -75,17 +74,16 @@ def test_a_focus_is_found_again_from_a_start_that_is_a_vertebra_off():
     assert np.linalg.norm(apply_affine(found, points) - apply_affine(truth, points), axis=1).mean() < 2.0
 
 
-def test_where_registration_cannot_help_centres_are_kept_and_it_is_said(caplog):
+def test_where_registration_cannot_help_centres_are_kept():
     noise = np.random.default_rng(0)
     grid = Geometry.centered((16, 16, 16), (3.0, 3.0, 3.0))
     fixed = Image(noise.random(grid.shape).astype(np.float32), grid)
     flat = Image(
         np.full(grid.shape, 3.0, np.float32), Geometry.from_affine(translation([9, 0, 0]) @ grid.affine, grid.shape)
     )
-    with caplog.at_level(logging.WARNING):
-        found = register_affine(fixed, flat, "MRI")
+    found = register_affine(fixed, flat, "MRI")
     np.testing.assert_allclose(found, translation([9.0, 0.0, 0.0]), atol=1e-9)
-    assert "centres are kept" in caplog.text
+    assert joins_centers_only(found)
 
 
 def test_the_foreground_centre_is_a_point_of_the_world():
