@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code; 130 or 143 when SIGINT or SIGTERM stopped training, which `--c` then resumes.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA asks for it, before it starts
     if arguments.check:
         return run_command(partial(_check, arguments))
     if arguments.num_gpus is not None:

@@ -96,11 +96,13 @@ class Terms(NamedTuple):
         total: The weighted sum, a scalar to differentiate.
         terms: Each term before weighting, detached scalars: similarity, smoothness, overlap, segmentation, consistency.
         displacement: Φ of the pair, (B, 3, X, Y, Z) in voxels.
+        pairs: All terms but the consistency, of each pair.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     displacement: Tensor
+    pairs: tuple[dict[str, Tensor], ...] = ()
 
 
 def objective(
@@ -157,7 +159,12 @@ def objective(
         + weights.segmentation * terms["segmentation"]
         + consistency_weight * terms["consistency"]
     )
-    return Terms(total, {name: term.detach() for name, term in terms.items()}, displacement)
+    pairs = tuple(_detached(each) for each in per_pair)
+    return Terms(total, _detached(terms), displacement, pairs)
+
+
+def _detached(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: term.detach() for name, term in terms.items()}
 
 
 class _PairOutput(NamedTuple):

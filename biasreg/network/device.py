@@ -16,13 +16,33 @@ def select_device(name: str | None = None) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
         return torch.device(next(kind for kind, there in available.items() if there))
-    kind = name.split(":")[0]
-    if not available.get(kind, False):
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # no device of torch's has such a name
+        device = None
+    if device is None or not available.get(device.type, False) or (device.index or 0) >= _count(device.type):
         there = ", ".join(kind for kind, is_there in available.items() if is_there)
         raise InputError(
             f"device '{name}' is not available here; there is: {there} · leave -device out to take the best"
         )
-    return torch.device(name)
+    return device
+
+
+def _count(kind: str) -> int:
+    return torch.cuda.device_count() if kind == "cuda" else 1
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error means that a device's memory was too small; only CUDA has a class for it.
+
+    Args:
+        error: What torch raised.
+
+    Returns:
+        Whether its text is that of an allocator: on CPU "can't allocate memory", elsewhere "out of memory".
+    """
+    is_cuda = isinstance(error, torch.cuda.OutOfMemoryError)
+    return is_cuda or any(phrase in str(error) for phrase in ("can't allocate memory", "out of memory"))
 
 
 def autocast(device: torch.device) -> AbstractContextManager[None]:

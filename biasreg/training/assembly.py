@@ -1,8 +1,11 @@
 """From plans, options and data to a trainer: where the parts of a run are put together."""
 
 import functools
+import logging
+from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from biasreg.core.serialization import to_json
 from biasreg.network.biasnet import BIASNet
@@ -13,16 +16,17 @@ from biasreg.planning.plans import Configuration
 from biasreg.training.data import CaseSource, LoaderSettings
 from biasreg.training.distributed import Seat, Team
 from biasreg.training.experiment_trackers import TrackedRun, trackers
-from biasreg.training.observers import METRICS_FILE, PROGRESS_FILE, EpochLog, MetricsFile, Observer, ProgressFigure
+from biasreg.training.observers import METRICS_FILE, PROGRESS_FILE, EpochLog, MetricsFile, Observer
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.options import TrainingOptions
-from biasreg.training.pictures import PairPictures
 from biasreg.training.recipe import Home, Recipe, TrainingData
 from biasreg.training.step_memory import objective_settings
 from biasreg.training.trainer import Trainer
 from biasreg.training.validation import Validation
 from biasreg.training.workers import default_workers, open_batches
 from biasreg.training.workspace import FoldData, Workspace
+
+logger = logging.getLogger(__name__)
 
 
 def build_trainer(
@@ -52,10 +56,11 @@ def build_trainer(
     """
     configuration, run = workspace.configuration, home.identity.run
     torch.manual_seed(run.seed)
-    _set_determinism(options.deterministic)
+    set_determinism(options.deterministic)
     if network is None:
         network = make_network(workspace, team.device, home.identity.pretrained_hash)
     recipe = _recipe(configuration, run, options)
+    figures, picture = _drawings(workspace, data, home, recipe)
     return Trainer(
         network,
         build_optimizer(network, configuration.training.learning_rate),
@@ -65,11 +70,11 @@ def build_trainer(
         observers=(
             EpochLog(run.epochs),
             MetricsFile(home.folder / METRICS_FILE),
-            ProgressFigure(home.folder / PROGRESS_FILE),
+            *figures,
             *_trackers(home, options, team),
         ),
         team=team,
-        picture=_picture(workspace, data, home, recipe),
+        picture=picture,
     )
 
 
@@ -101,10 +106,20 @@ def _trackers(home: Home, options: TrainingOptions, team: Team) -> tuple[Observe
     return trackers(options.track, TrackedRun(home.folder, name, to_json(identity), options.resume))
 
 
-def _picture(workspace: Workspace, data: FoldData, home: Home, recipe: Recipe) -> PairPictures | None:
+def _drawings(
+    workspace: Workspace, data: FoldData, home: Home, recipe: Recipe
+) -> tuple[tuple[Observer, ...], Callable[[nn.Module, int], None] | None]:
+    """Give what draws the course of the run, and what draws a validation pair; a bare compute node can do neither."""
+    try:
+        from biasreg.training.pictures import PairPictures  # noqa: PLC0415
+        from biasreg.training.progress_figure import ProgressFigure  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        logger.warning("the run is not drawn: %s is not installed here", error.name)
+        return (), None
+    figure = ProgressFigure(home.folder / PROGRESS_FILE)
     if not data.validation:
-        return None
-    return PairPictures(case_source(workspace, data), data.validation[0], home.folder, recipe.objective)
+        return (figure,), None
+    return (figure,), PairPictures(case_source(workspace, data), data.validation[0], home.folder, recipe.objective)
 
 
 def case_source(workspace: Workspace, data: FoldData) -> CaseSource:
@@ -120,10 +135,12 @@ def case_source(workspace: Workspace, data: FoldData) -> CaseSource:
     return CaseSource(workspace.cases_folder, data.annotated, workspace.coarser_grid)
 
 
-def _set_determinism(wanted: bool) -> None:
+def set_determinism(wanted: bool) -> None:
     """Choose between the fastest kernels and those that give the same numbers each time.
 
-    On CUDA, sampling at displaced positions has no deterministic backward pass: torch then warns, and goes on.
+    Args:
+        wanted: The latter. On CUDA, sampling, trilinear resizing and padding by repetition have no deterministic
+            backward pass: torch then warns, and goes on.
     """
     torch.use_deterministic_algorithms(wanted, warn_only=True)
     torch.backends.cudnn.deterministic = wanted

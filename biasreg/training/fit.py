@@ -9,7 +9,7 @@ import torch
 from biasreg.core.errors import TrainingError
 from biasreg.core.parallel import available_memory_gib
 from biasreg.core.paths import Roots, find_dataset
-from biasreg.network.device import select_device
+from biasreg.network.device import is_out_of_memory, select_device
 from biasreg.planning.consistency import check_configuration
 from biasreg.planning.fallback import fallbacks
 from biasreg.planning.files import configuration_of, read_dataset_plans
@@ -18,9 +18,6 @@ from biasreg.planning.plans import Configuration
 from biasreg.training.step_memory import measure_step_gib
 
 logger = logging.getLogger(__name__)
-
-# What torch's allocators on the CPU ("DefaultCPUAllocator: can't allocate memory") and on MPS say.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class Fitted(NamedTuple):
@@ -128,9 +125,9 @@ def _try(configuration: Configuration, device: torch.device, predicted: float) -
         return None
     try:
         return measure_step_gib(configuration, device)
-    except (torch.OutOfMemoryError, MemoryError):
+    except MemoryError:
         return None
-    except RuntimeError as error:  # what other devices, and the CPU's own allocator, call the same
-        if not any(phrase in str(error) for phrase in OUT_OF_MEMORY):
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
             raise
         return None

@@ -14,21 +14,20 @@ import biasreg
 from biasreg.core.errors import InputError
 from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
-from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, describe_size
+from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, describe_size
 from biasreg.network.device import select_device
 from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import reference_hash
-from biasreg.training.assembly import build_trainer, case_source, make_network
+from biasreg.training.assembly import build_trainer, case_source, make_network, set_determinism
 from biasreg.training.beginning import run_length, run_settings, starting_point, used_configuration
 from biasreg.training.check_lines import CheckLine, log_lines, refuse_failures
 from biasreg.training.distributed import ALONE, Seat, Team, join_team
 from biasreg.training.fit import Fitted, fit_to_device
-from biasreg.training.model_folder import agreed_configuration, publish
-from biasreg.training.observers import LOG_FILE, METRICS_FILE, PROGRESS_FILE, run_log
+from biasreg.training.model_folder import LOCK_FILE, PUBLISHED_FILE, agreed_configuration, publish
+from biasreg.training.observers import LOG_FILE, METRICS_FILE, PROGRESS_FILE, clear_pictures, run_log
 from biasreg.training.options import TrainingOptions
 from biasreg.training.overfit import check_learning
-from biasreg.training.pictures import clear_pictures
 from biasreg.training.recipe import Home
 from biasreg.training.self_check import check_data
 from biasreg.training.trainer import VALIDATION_FILE, Trainer
@@ -36,7 +35,6 @@ from biasreg.training.workspace import FoldData, FoldName, Workspace, open_works
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE = ".lock"
 RUN_FILES = (LATEST, BEST, METRICS_FILE, PROGRESS_FILE, VALIDATION_FILE, LOG_FILE)
 
 
@@ -79,11 +77,14 @@ def _lock(folder: Path, team: Team) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout as error:
             raise InputError(f"another training of this fold is running · {folder} · wait for it, or end it") from error
+        (folder / PUBLISHED_FILE).unlink(missing_ok=True)  # of a run that was killed
 
     team.by_first(acquire)
     try:
         yield
     finally:
+        if team.writes:
+            (folder / PUBLISHED_FILE).unlink(missing_ok=True)
         lock.release()
 
 
@@ -95,6 +96,7 @@ def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: Traini
     lines: list[CheckLine] = []
     if checkpoint is None:
         agreed = agreed_configuration(workspace, fold)
+        set_determinism(options.deterministic)  # the kernels that are tried now are those that will train
         fitted, lines = team.by_first(lambda: _prepare(workspace, data, agreed, team.device))
     workspace = replace(workspace, used=used_configuration(fitted, checkpoint))
     new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold), team.seat.size)
@@ -110,14 +112,17 @@ def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: Traini
     )
     trainer = build_trainer(workspace, data, Home(folder, identity), options, team)
     team.by_first(lambda: _make_room(workspace, fold, everything=options.overwrite))
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        checkpoint = None  # all of it is in the trainer now
     if not team.writes:
-        return _run(trainer, checkpoint)
+        return _run(trainer)
     with run_log(folder):
         _log_beginning(trainer, data)
         log_lines(lines)
         if fitted:
             _log_fit(fitted)
-        return _run(trainer, checkpoint)
+        return _run(trainer)
 
 
 def _prepare(
@@ -129,12 +134,11 @@ def _prepare(
     return fit_to_device(agreed, device), lines
 
 
-def _run(trainer: Trainer, checkpoint: Checkpoint | None) -> Path:
-    """Train to the end, from the checkpoint if there is one."""
-    folder, recipe = trainer.home.folder, trainer.recipe
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-        logger.info("resumed after %d of %d iterations", trainer.progress.iteration, recipe.iterations)
+def _run(trainer: Trainer) -> Path:
+    """Train to the end."""
+    folder, done = trainer.home.folder, trainer.progress.iteration
+    if done:
+        logger.info("resumed after %d of %d iterations", done, trainer.recipe.iterations)
     if trainer.is_finished:
         logger.info("this run is finished, there is nothing to resume; --overwrite trains anew")
     else:

@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence, Set
 from statistics import mean, stdev
 
+from scipy import stats
+
 from biasreg.training.trained_models import Model, PairKey
 from biasreg.training.validation import ValidationResult
 
-CLEAR_ERRORS = 2.0  # standard errors that the mean difference must exceed: about a chance of 1 in 20
+CHANCE = 0.05  # that two models which are equally good are said to differ
 
 
 def pooled(model: Model, keys: Set[PairKey]) -> ValidationResult:
@@ -73,7 +75,8 @@ def uncertain(ranked: Sequence[Model], common: Set[PairKey]) -> list[str]:
     differences = [ours - theirs for ours, theirs in both if math.isfinite(ours) and math.isfinite(theirs)]
     if len(differences) > 1:
         error = stdev(differences) / math.sqrt(len(differences))
-        if abs(mean(differences)) <= CLEAR_ERRORS * error:
+        clear = float(stats.t.ppf(1 - CHANCE / 2, len(differences) - 1))  # standard errors, Student's test
+        if abs(mean(differences)) <= clear * error:
             found.append(
                 f"{first.name} and {second.name} do not clearly differ: {mean(differences):+.4f} ± {error:.4f} (mean "
                 f"and standard error of the difference over {len(differences)} pairs)"

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from biasreg.core.dataset_json import DATASET_FILE
 from biasreg.core.errors import PlansError
 from biasreg.core.serialization import atomic_write, file_hash, read_json, to_json, write_record
@@ -14,6 +16,9 @@ from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import copy_reference, reference_files
 from biasreg.training.workspace import FoldName, Workspace
+
+LOCK_FILE = ".lock"  # held by the run of a fold in its folder, and in the model's while its files are written
+PUBLISHED_FILE = ".published"  # in a fold's folder: while its run holds the lock, the model's plans are its own
 
 
 def agreed_configuration(workspace: Workspace, fold: FoldName) -> Configuration:
@@ -27,8 +32,7 @@ def agreed_configuration(workspace: Workspace, fold: FoldName) -> Configuration:
         The configuration; folds of one model share theirs.
     """
     planned, path = workspace.planned, workspace.model_folder / PLANS_FILE
-    others = {found.parent.name for found in trained_folds(workspace.model_folder).values()}
-    if path.is_file() and others - {workspace.fold_folder(fold).name}:
+    if path.is_file() and _other_folds(workspace, fold):
         published = read_json(path).get("configurations", {}).get(workspace.configuration_name)
         for smaller in fallbacks(planned):
             if to_json(smaller.configuration) == published:
@@ -47,18 +51,38 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         PlansError: If the model folder holds folds that were trained with another configuration, reference image or
             pretrained encoder.
     """
-    _check_other_folds(workspace, fold)
-    write_record(workspace.model_folder / PLANS_FILE, workspace.published_plans)
-    _copy(workspace.dataset_folder / DATASET_FILE, workspace.model_folder / DATASET_FILE)
-    if (workspace.cases_folder / RANGES_FILE).is_file():  # cases preprocessed by an earlier version have none
-        _copy(workspace.cases_folder / RANGES_FILE, workspace.model_folder / RANGES_FILE)
-    copy_reference(workspace.cases_folder, workspace.model_folder, workspace.configuration.preprocessing)
+    folder, cases = workspace.model_folder, workspace.cases_folder
+    with FileLock(folder / LOCK_FILE):  # folds may begin side by side
+        _check_other_folds(workspace, fold)
+        write_record(folder / PLANS_FILE, workspace.published_plans)
+        _copy(workspace.dataset_folder / DATASET_FILE, folder / DATASET_FILE)
+        if (cases / RANGES_FILE).is_file():  # cases preprocessed by an earlier version have none
+            _copy(cases / RANGES_FILE, folder / RANGES_FILE)
+        copy_reference(cases, folder, workspace.configuration.preprocessing)
+        workspace.fold_folder(fold).mkdir(exist_ok=True)
+        (workspace.fold_folder(fold) / PUBLISHED_FILE).touch()
+
+
+def _other_folds(workspace: Workspace, fold: FoldName) -> set[str]:
+    """Name the folders of the other folds that have weights, or are being trained."""
+    folder = workspace.model_folder
+    trained = {path.parent.name for path in trained_folds(folder).values()}
+    running = {path.parent.name for path in folder.glob(f"fold_*/{PUBLISHED_FILE}") if _is_locked(path.parent)}
+    return (trained | running) - {workspace.fold_folder(fold).name}
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
     """Refuse to replace what other folds of the model were trained with."""
     folder = workspace.model_folder
-    others = {path.parent.name for path in trained_folds(folder).values()} - {workspace.fold_folder(fold).name}
+    others = _other_folds(workspace, fold)
     if not others:
         return
     plans = folder / PLANS_FILE
@@ -76,7 +100,7 @@ def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
 
 def _trained_otherwise(folds: set[str], what: str, path: Path) -> PlansError:
     return PlansError(
-        f"{', '.join(sorted(folds))} of this model were trained with another {what} · {path} · plan under another name "
+        f"{', '.join(sorted(folds))} of this model are trained with another {what} · {path} · plan under another name "
         f"(-p), or move {path.parent} away"
     )
 

@@ -94,7 +94,6 @@ def find_best_configuration(roots: Roots, dataset: str, *, ablations: bool = Fal
 
     Raises:
         ModelNotFoundError: If no model has a fold that is finished and validated.
-        RecordError: If the scores of a fold are damaged.
     """
     try:
         folder = find_dataset(dataset, roots.results)

@@ -1,4 +1,4 @@
-"""What a run leaves beside its weights: a log, one line of numbers per epoch, and a picture of its course."""
+"""What a run leaves beside its weights: a log, one line of numbers per epoch, and what pictures are called."""
 
 import json
 import logging
@@ -9,10 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import Protocol
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from biasreg.core.serialization import atomic_write, to_json
 
 logger = logging.getLogger(__name__)
@@ -20,6 +16,7 @@ logger = logging.getLogger(__name__)
 LOG_FILE = "training_log.txt"
 METRICS_FILE = "metrics.jsonl"
 PROGRESS_FILE = "progress.png"
+PICTURES_FOLDER = "pictures"
 RECENT_EPOCHS = 5  # what the remaining time is told from: enough that one slow epoch does not count
 
 
@@ -31,7 +28,8 @@ class EpochRecord:
         epoch: Number of the epoch, from 1.
         iteration: Steps done at its end.
         learning_rate: Learning rate of its last step.
-        losses: Mean of the total loss (`total`) and of each unweighted term over the steps that were taken.
+        losses: Mean of the total loss (`total`) and of each unweighted term over the steps that were taken; of a term
+            that is not in every step, such as the consistency, over those in which it was not 0.
         skipped_steps: Steps skipped because loss or gradient was not finite.
         dice_before: Mean Dice of the validation pairs before registration; None without validation or labels.
         dice_after: The same after registration.
@@ -152,27 +150,14 @@ class MetricsFile:
         """Do nothing: the file is closed after each line."""
 
 
-class ProgressFigure:
-    """Draws the course of the run: losses, Dice, folding, learning rate and time per epoch.
+def clear_pictures(folder: Path) -> None:
+    """Remove the pictures of an earlier run, and nothing else.
 
     Args:
-        path: The `.png` file.
+        folder: Folder of the fold.
     """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_start(self, history: Sequence[EpochRecord]) -> None:
-        """Do nothing: the picture of the last epoch is still right."""
-
-    def on_epoch_end(self, history: Sequence[EpochRecord]) -> None:
-        """Draw all epochs."""
-        figure = draw_progress(history)
-        with atomic_write(self._path) as temporary:
-            figure.savefig(temporary, dpi=100)
-
-    def on_end(self) -> None:
-        """Do nothing."""
+    for path in (folder / PICTURES_FOLDER).glob("epoch_*.png"):
+        path.unlink()
 
 
 def describe(record: EpochRecord, epochs: int) -> str:
@@ -232,40 +217,6 @@ def describe_seconds(seconds: float) -> str:
         return f"{minutes // 60} h {minutes % 60:02d} min"
     hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24:02d} h"
-
-
-def draw_progress(history: Sequence[EpochRecord]) -> Figure:
-    """Draw the course of a run.
-
-    Args:
-        history: Its epochs, at least one.
-    """
-    figure = Figure(figsize=(12, 10), layout="constrained")
-    FigureCanvasAgg(figure)
-    losses, dice, folding, rate, time, waiting = figure.subplots(3, 2, sharex=True).flat
-    for name in sorted({name for record in history for name in record.losses}):
-        _plot(losses, history, [record.losses.get(name) for record in history], name)
-    _plot(dice, history, [record.dice_before for record in history], "before")
-    _plot(dice, history, [record.dice_after for record in history], "after")
-    _plot(folding, history, [record.folding_percent for record in history], "folding")
-    _plot(rate, history, [record.learning_rate for record in history], "learning rate")
-    _plot(time, history, [record.seconds for record in history], "epoch")
-    _plot(waiting, history, [100 * record.data_wait_fraction for record in history], "waiting for data")
-    titles = ("loss terms (unweighted)", "validation Dice", "folding voxels (%)", "learning rate")
-    for axes, title in zip(figure.axes, (*titles, "seconds per epoch", "waiting for data (%)"), strict=True):
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-        if len(axes.lines) > 1:
-            axes.legend(fontsize="small")
-    for axes in (time, waiting):
-        axes.set_xlabel("epoch")
-    return figure
-
-
-def _plot(axes: Axes, history: Sequence[EpochRecord], values: Sequence[float | None], label: str) -> None:
-    known = [(record.epoch, value) for record, value in zip(history, values, strict=True) if value is not None]
-    if known:
-        axes.plot(*zip(*known, strict=True), label=label, marker="." if len(known) < 30 else None)
 
 
 def _line(record: EpochRecord) -> str:

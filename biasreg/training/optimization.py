@@ -14,7 +14,7 @@ from biasreg.losses.objective import Terms
 logger = logging.getLogger(__name__)
 
 WEIGHT_DECAY = 1e-5  # SwinUNETR's fine-tuning recipe (Tang et al., CVPR 2022), whose encoder ours is
-MAX_SKIPPED_IN_A_ROW = 20
+MAX_SKIPPED = 20  # in a row; and of one epoch, where that is more than it has taken
 
 
 class StepOutcome(NamedTuple):
@@ -25,12 +25,14 @@ class StepOutcome(NamedTuple):
         loss: The total loss.
         gradient_norm: Norm of the gradient before clipping.
         terms: Each unweighted term of the loss.
+        suspects: Of a step that was not taken, the places in the batch of the pairs with a term that is not finite.
     """
 
     taken: bool
     loss: float
     gradient_norm: float
     terms: dict[str, float]
+    suspects: tuple[int, ...] = ()
 
 
 def build_optimizer(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
@@ -82,28 +84,36 @@ def take_step(
     measured = torch.stack([scalar.float().to(norm.device) for scalar in scalars])
     loss, gradient_norm, *values = (measured if mean is None else mean(measured)).tolist()
     taken = math.isfinite(loss) and math.isfinite(gradient_norm)
+    suspects: tuple[int, ...] = ()
     if taken:
         optimizer.step()
-    return StepOutcome(taken, loss, gradient_norm, dict(zip(terms.terms, values, strict=True)))
+    else:
+        suspects = tuple(
+            place for place, pair in enumerate(terms.pairs) if not all(bool(term.isfinite()) for term in pair.values())
+        )
+    return StepOutcome(taken, loss, gradient_norm, dict(zip(terms.terms, values, strict=True)), suspects)
 
 
-def check_skipped(outcome: StepOutcome, skipped_in_a_row: int, where: str) -> None:
+def check_skipped(outcome: StepOutcome, in_a_row: int, in_epoch: tuple[int, int], where: str) -> None:
     """Report a step that was skipped, and stop when too many were.
 
     Args:
         outcome: The skipped step.
-        skipped_in_a_row: Number of skipped steps up to and with this one.
+        in_a_row: Number of skipped steps up to and with this one.
+        in_epoch: Number of steps of the running epoch that were skipped, with this one, and that were taken.
         where: Iteration and pair, for the message.
 
     Raises:
-        TrainingError: If more than 20 steps in a row were skipped.
+        TrainingError: If more than 20 steps were skipped, in a row, or in an epoch that has taken fewer.
     """
     terms = ", ".join(f"{name} {value:.4g}" for name, value in outcome.terms.items())
     state = f"loss {outcome.loss:.4g} ({terms}), gradient norm {outcome.gradient_norm:.4g}"
     logger.warning("%s: step skipped, its loss or gradient is not finite: %s", where, state)
-    if skipped_in_a_row > MAX_SKIPPED_IN_A_ROW:
+    skipped, taken = in_epoch
+    if in_a_row > MAX_SKIPPED or skipped > max(MAX_SKIPPED, taken):
+        steps = f"{in_a_row} steps in a row" if in_a_row > MAX_SKIPPED else f"{skipped} of {skipped + taken} steps"
         raise TrainingError(
-            f"{skipped_in_a_row} steps in a row gave no finite loss and gradient; the last one, {where}: {state} · the "
-            "training log names the pairs · a term that is not finite points at the images or labels of these pairs; "
-            "if all are finite, plan with a smaller learning rate; checkpoint_latest.pth still holds finite weights"
+            f"{steps} gave no finite loss and gradient; the last one, {where}: {state} · the training log names the "
+            "pairs · a term that is not finite points at the images or labels of these pairs; if all are finite, plan "
+            "with a smaller learning rate; the checkpoint of the last epoch, if one was done, holds finite weights"
         )

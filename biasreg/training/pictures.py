@@ -32,11 +32,11 @@ from biasreg.planning.pairing import Pair
 from biasreg.spatial.jacobian import folding_fraction, jacobian_determinant
 from biasreg.spatial.warp import warp, warp_labels
 from biasreg.training.data import CaseSource, to_device
+from biasreg.training.observers import PICTURES_FOLDER
 from biasreg.training.validation import labels_present, mean_dice
 
 logger = logging.getLogger(__name__)
 
-PICTURES_FOLDER = "pictures"
 COLUMNS = ("fixed", "moving", "warped", "fixed − moving", "fixed − warped", "grid and Jacobian determinant")
 INTENSITY = Normalize(0.0, 1.0, clip=True)  # that of preprocessed images
 DIFFERENCE_COLOURS, DETERMINANT_COLOURS = "RdBu", "PuOr"
@@ -76,16 +76,6 @@ class PairPictures:
                 figure.savefig(temporary, format="png")
         except OSError as error:
             logger.warning("the picture of epoch %d could not be written: %s", epoch, error)
-
-
-def clear_pictures(folder: Path) -> None:
-    """Remove the pictures of an earlier run, and nothing else.
-
-    Args:
-        folder: Folder of the fold.
-    """
-    for path in (folder / PICTURES_FOLDER).glob("epoch_*.png"):
-        path.unlink()
 
 
 def draw_validation_pair(network: nn.Module, batch: PairBatch, settings: ObjectiveSettings, title: str = "") -> Figure:

@@ -22,6 +22,7 @@ class Progress:
         smoothed_score: Moving average of the validation scores, what the best epoch is chosen by; None before any.
         best_score: The largest of these averages so far.
         sums: Sum of each loss term over the taken steps of the running epoch.
+        counts: In how many of these steps each term had something to look at, that is, was not 0.
         taken: Steps of the running epoch that changed the weights.
         skipped: Its steps that were skipped because loss or gradient was not finite.
         skipped_in_a_row: Steps skipped since the last one that was taken.
@@ -36,6 +37,7 @@ class Progress:
     smoothed_score: float | None = None
     best_score: float | None = None
     sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     taken: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
@@ -56,6 +58,7 @@ class Progress:
         self.skipped_in_a_row = 0
         for name, value in {"total": outcome.loss, **outcome.terms}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + (value != 0)
 
     def close_epoch(self, learning_rate: float, validation: ValidationResult | None) -> bool:
         """Turn the running epoch into a record and begin the next.
@@ -73,7 +76,7 @@ class Progress:
             epoch=len(self.history) + 1,
             iteration=self.iteration,
             learning_rate=learning_rate,
-            losses={name: total / self.taken for name, total in self.sums.items()},
+            losses={name: total / max(1, self.counts.get(name, 0)) for name, total in self.sums.items()},
             skipped_steps=self.skipped,
             dice_before=validation.dice_before if validation else None,
             dice_after=validation.dice_after if validation else None,
@@ -87,8 +90,8 @@ class Progress:
             is_best=is_best,
         )
         self.history.append(record)
-        self.sums, self.taken, self.skipped, self.seconds, self.waiting = {}, 0, 0, 0.0, 0.0
-        self.durations = []
+        self.sums, self.counts, self.durations = {}, {}, []
+        self.taken, self.skipped, self.seconds, self.waiting = 0, 0, 0.0, 0.0
         return is_best
 
     def _is_best(self, validation: ValidationResult) -> bool:

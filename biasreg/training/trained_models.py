@@ -80,9 +80,6 @@ def read_models(folder: Path, unreadable: list[str]) -> tuple[Model, ...]:
 
     Returns:
         The models, by their names.
-
-    Raises:
-        RecordError: If the scores of a fold are damaged.
     """
     models = []
     for path in sorted(found for found in folder.iterdir() if (found / PLANS_FILE).is_file()):

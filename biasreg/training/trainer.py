@@ -25,7 +25,8 @@ from biasreg.network.checkpoint import (
     restore_random_states,
     save_checkpoint,
 )
-from biasreg.network.device import autocast
+from biasreg.network.device import autocast, is_out_of_memory
+from biasreg.planning.pairing import Pair
 from biasreg.training.augmentation import augment_pairs, pair_generator
 from biasreg.training.averaging import WeightAverage
 from biasreg.training.data import HostBatch, to_device
@@ -126,8 +127,7 @@ class Trainer:
                         self._leave(stop)
         finally:
             self._tell(lambda observer: observer.on_end())
-        if self.progress.best is not None and self.team.writes:
-            write_record(self.home.folder / VALIDATION_FILE, self.progress.best)
+        self._write_validation()  # once more, should a write have failed
 
     def _run_steps(self, batches: Iterator[HostBatch], stop: StopRequest) -> bool:
         """Do the steps that the running epoch still lacks; tell whether all of them were done."""
@@ -148,10 +148,16 @@ class Trainer:
                 bar.update()
                 bar.set_postfix_str(f"loss {outcome.loss:.4f}", refresh=False)
                 if not outcome.taken:
-                    names = ", ".join(self.team.collect([_names(batch)]))
-                    where = f"iteration {progress.iteration}, {names}"
-                    check_skipped(outcome, progress.skipped_in_a_row, where)
+                    where = f"iteration {progress.iteration}, {self._suspects(batch, outcome)}"
+                    check_skipped(outcome, progress.skipped_in_a_row, (progress.skipped, progress.taken), where)
         return True
+
+    def _suspects(self, batch: HostBatch, outcome: StepOutcome) -> str:
+        """Name the pairs of all processes that kept a step from being taken; all of them where that cannot be told."""
+        named = [batch.pairs[place] for place in outcome.suspects]
+        shares = self.team.collect([(named, list(batch.pairs))])
+        suspects = [pair for found, _ in shares for pair in found]
+        return _names(suspects or [pair for _, every in shares for pair in every])
 
     def _step(self, batch: HostBatch) -> StepOutcome:
         """Do the step that comes after `progress.iteration` steps."""
@@ -173,9 +179,11 @@ class Trainer:
                     generators=[pair_generator(recipe.seed, number, OBJECTIVE_STREAM) for number in batch.numbers],
                 )
             outcome = take_step(terms, self.optimizer, recipe.gradient_clip, self.team.mean)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise TrainingError(
-                f"the memory of {self.device} does not hold a training step ({error}) · {_names(batch)}, shape "
+                f"the memory of {self.device} does not hold a training step ({error}) · {_names(batch.pairs)}, shape "
                 f"{tuple(batch.moving.shape)} · free the device, or plan for less memory"
             ) from error
         if outcome.taken and self.average is not None:
@@ -198,6 +206,8 @@ class Trainer:
         if is_best or progress.best is None:
             self._save_best()
         self._save()
+        if is_best:
+            self._write_validation()
         self._tell(lambda observer: observer.on_epoch_end(tuple(progress.history)))
         every = self.recipe.picture_every
         if self.picture is not None and every and number % every == 0 and self.team.writes:
@@ -237,8 +247,15 @@ class Trainer:
             return
         checkpoint = capture(self.home.identity, to_json(self.progress), self.evaluated, None)
         save_checkpoint(self.home.folder / BEST, checkpoint)
-        if self.progress.best is not None:
+
+    def _write_validation(self) -> None:
+        """Write the scores of the best epoch; they are in the checkpoint too, and no reason to lose a run."""
+        if self.progress.best is None or not self.team.writes:
+            return
+        try:
             write_record(self.home.folder / VALIDATION_FILE, self.progress.best)
+        except OSError as error:
+            logger.warning("the scores of the best epoch could not be written: %s", error)
 
     def _tell(self, call: Callable[[Observer], None]) -> None:
         """Call the observers, if this process writes; a record that cannot be written is no reason to lose a run."""
@@ -249,5 +266,5 @@ class Trainer:
                 logger.warning("%s could not write its record: %s", type(observer).__name__, error)
 
 
-def _names(batch: HostBatch) -> str:
-    return "pair " + ", ".join(f"{moving} -> {fixed}" for moving, fixed in batch.pairs)
+def _names(pairs: Sequence[Pair]) -> str:
+    return "pair " + ", ".join(f"{moving} -> {fixed}" for moving, fixed in pairs)

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -30,3 +31,10 @@ def test_missing_data_end_with_code_2_and_the_command_to_run(tmp_path, capsys):
     (tmp_path / "preprocessed").mkdir()
     assert main(["901", "0", *roots]) == 2
     assert "biasreg_plan_and_preprocess -d 901" in capsys.readouterr().err
+
+
+def test_determinism_is_prepared_before_cuda_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    roots = [f"--{root}={tmp_path / root}" for root in ("raw", "preprocessed", "results")]
+    assert main(["901", "0", "--deterministic", *roots]) == 2
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -13,5 +13,6 @@ def test_the_cpu_computes_in_float32():
 def test_a_device_that_is_not_there_is_refused_by_name():
     assert select_device("cpu") == torch.device("cpu")
     assert select_device().type in ("cuda", "mps", "cpu")
-    with pytest.raises(InputError, match="'tpu' is not available"):
-        select_device("tpu")
+    for name in ("tpu", "cuda:99", "cpu:x", "cpu:1", "meta", "xpu:0"):
+        with pytest.raises(InputError, match=f"'{name}' is not available"):
+            select_device(name)

@@ -14,6 +14,7 @@ REFUSED = (
     "wandb",
     "mlflow",
     "tensorboard",
+    "matplotlib",
 )
 
 PROGRAM = """
@@ -34,7 +35,7 @@ class Refusal(MetaPathFinder):
 sys.meta_path.insert(0, Refusal())
 import torch
 from biasreg.core.paths import Roots
-from biasreg.training import experiment_trackers, overfit, pictures, self_check
+from biasreg.training import experiment_trackers, overfit, self_check
 from biasreg.training.fold import train_fold
 from biasreg.training.options import TrainingOptions
 
@@ -53,3 +54,5 @@ def test_a_fold_is_trained_where_images_cannot_even_be_read(write_dataset):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert "checkpoint_best.pth" in result.stdout
+    assert "progress.png" not in result.stdout
+    assert result.stderr.count("the run is not drawn: matplotlib is not installed here") == 1

@@ -58,6 +58,33 @@ def assert_same_run(ours, theirs):
     torch.testing.assert_close(first.optimizer, second.optimizer, rtol=0, atol=0)
 
 
+def test_without_a_part_the_model_has_a_folder_of_its_own(write_dataset):
+    roots = write_dataset()
+    whole = train_fold(roots, "901", 0, replace(OPTIONS, epochs=1))
+    without = train_fold(roots, "901", 0, replace(OPTIONS, epochs=1, ablate=("mac", "biaf")))
+    assert (whole.parent.name, without.parent.name) == ("tiny__main", "tiny__main-ablate-biaf-mac")
+    parts = {part: [part in name for name in load_checkpoint(without / BEST).network] for part in ("query", "offset")}
+    assert not any(parts["query"] + parts["offset"])
+    trained = load_checkpoint(without / BEST).identity.configuration.network
+    assert (trained.biaf, trained.mac) == (False, False)
+
+
+def test_deterministic_kernels_are_chosen_for_the_run_that_asks_for_them(write_dataset):
+    roots, seen = write_dataset(), []
+
+    @contextmanager
+    def watching(*arguments):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        with open_batches(*arguments) as batches:
+            yield batches
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "open_batches", watching)
+        train_fold(roots, "901", 0, replace(OPTIONS, epochs=1, deterministic=True))
+        train_fold(roots, "901", 1, replace(OPTIONS, epochs=1))
+    assert seen == [True, False]
+
+
 def test_a_fold_is_trained_with_nothing_but_its_number(write_dataset):
     folder = train_fold(write_dataset(), "901", 0, OPTIONS)
     assert folder.parts[-3:] == ("Dataset901_Blobs", "tiny__main", "fold_0")

@@ -240,3 +240,17 @@ def test_the_table_has_a_line_per_model_and_the_command_names_everything(write_f
     command = predict_command(choice)
     assert command == ("biasreg_predict -i pairs/ -o out/ -d Dataset901_Blobs -p 'my plans' --configuration main -f 0")
     assert predict_command(choice, tmp_path).endswith(f"--results {tmp_path}")
+
+
+def test_two_pairs_are_too_few_for_a_clear_difference(write_fold, roots):
+    write_fold(0, [0.70, 0.80])
+    write_fold(0, [0.75, 0.87], name="wide")  # 6 standard errors, which two pairs give by chance once in ten times
+    choice, _ = find_best_configuration(roots, "901")
+    assert any("tiny__wide and tiny__main do not clearly differ: +0.0600 ± 0.0100" in each for each in choice.notices)
+
+
+def test_five_pairs_may_show_a_clear_difference(write_fold, roots):
+    write_fold(0, [0.70, 0.80, 0.75, 0.77, 0.72])
+    write_fold(0, [0.75, 0.87, 0.81, 0.83, 0.78], name="wide")
+    choice, _ = find_best_configuration(roots, "901")
+    assert not any("do not clearly differ" in each for each in choice.notices)

@@ -9,13 +9,12 @@ from biasreg.training.observers import (
     EpochLog,
     EpochRecord,
     MetricsFile,
-    ProgressFigure,
     describe,
     describe_seconds,
-    draw_progress,
     remaining_seconds,
     run_log,
 )
+from biasreg.training.progress_figure import ProgressFigure, draw_progress
 
 FIRST = EpochRecord(
     epoch=1,

@@ -1,4 +1,5 @@
 import logging
+import math
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch import nn
 from biasreg.core.errors import TrainingError
 from biasreg.losses.objective import Terms
 from biasreg.training.optimization import (
-    MAX_SKIPPED_IN_A_ROW,
+    MAX_SKIPPED,
     StepOutcome,
     build_optimizer,
     check_skipped,
@@ -73,7 +74,22 @@ def test_a_finite_loss_with_infinite_gradient_is_skipped():
 def test_skipped_steps_are_logged_with_their_pair_and_end_training_when_they_go_on(caplog):
     outcome = StepOutcome(False, float("nan"), float("nan"), {"similarity": float("nan"), "smoothness": 0.5})
     with caplog.at_level(logging.WARNING):
-        check_skipped(outcome, MAX_SKIPPED_IN_A_ROW, "iteration 7, pair a -> b")
+        check_skipped(outcome, MAX_SKIPPED, (MAX_SKIPPED, 0), "iteration 7, pair a -> b")
     assert "pair a -> b" in caplog.text
     with pytest.raises(TrainingError, match=r"21 steps in a row.*pair a -> b.*smoothness 0.5"):
-        check_skipped(outcome, MAX_SKIPPED_IN_A_ROW + 1, "iteration 8, pair a -> b")
+        check_skipped(outcome, MAX_SKIPPED + 1, (1, 30), "iteration 8, pair a -> b")
+
+
+def test_of_a_step_that_is_not_taken_the_pairs_are_known():
+    weight = nn.Parameter(torch.tensor([1.0]))
+    terms = make_terms(weight.sum() * float("nan"))
+    pairs = ({"similarity": torch.tensor(0.5)}, {"similarity": torch.tensor(0.5), "overlap": torch.tensor(math.inf)})
+    outcome = take_step(terms._replace(pairs=pairs), torch.optim.SGD([weight], lr=1.0), clip=1.0)
+    assert (outcome.taken, outcome.suspects) == (False, (1,))
+
+
+def test_an_epoch_that_skips_more_steps_than_it_takes_ends_training(caplog):
+    outcome = StepOutcome(False, float("nan"), float("nan"), {"similarity": float("nan")})
+    check_skipped(outcome, 9, (30, 30), "iteration 60, pair a -> b")
+    with pytest.raises(TrainingError, match=r"^31 of 61 steps gave no finite loss.*iteration 61, pair a -> b"):
+        check_skipped(outcome, 9, (31, 30), "iteration 61, pair a -> b")

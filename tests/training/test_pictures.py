@@ -11,7 +11,8 @@ from biasreg.evaluation.figures import FIXED_COLOUR, WARPED_COLOUR
 from biasreg.losses.objective import ObjectiveSettings
 from biasreg.planning.plans import LossWeights
 from biasreg.training.data import CaseSource, to_device
-from biasreg.training.pictures import COLUMNS, PairPictures, clear_pictures, draw_validation_pair
+from biasreg.training.observers import clear_pictures
+from biasreg.training.pictures import COLUMNS, PairPictures, draw_validation_pair
 
 SETTINGS = ObjectiveSettings("lncc", 5, LossWeights(1, 1, 1, 1, 1), (2.0, 2.0, 2.0), 3, 2)
 PAIR = ("case0", "case1")

@@ -1,12 +1,28 @@
 import json
 import math
 
+import pytest
+
 from biasreg.core.serialization import from_json, to_json
 from biasreg.training.optimization import StepOutcome
 from biasreg.training.progress import Progress
 from biasreg.training.validation import PairScore, ValidationResult
 
 RESULT = ValidationResult(1, "both", (PairScore("a", "b", 0.5, 0.75, 0.01, 0.25),))
+
+
+def test_a_term_that_is_not_in_every_step_is_averaged_over_those_that_have_it():
+    progress = Progress()
+    for consistency in (0.0, 0.3, 0.0, 0.5):
+        progress.count(
+            StepOutcome(True, 1.0, 1.0, {"similarity": 0.5, "consistency": consistency, "segmentation": 0.0})
+        )
+    progress.close_epoch(1e-4, RESULT)
+    losses = progress.history[0].losses
+    assert losses == {"total": 1.0, "similarity": 0.5, "consistency": pytest.approx(0.4), "segmentation": 0.0}
+    progress.count(StepOutcome(True, 1.0, 1.0, {"consistency": 0.1}))
+    progress.close_epoch(1e-4, RESULT)
+    assert progress.history[1].losses["consistency"] == 0.1
 
 
 def test_an_epoch_averages_the_steps_that_were_taken():

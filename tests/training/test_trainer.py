@@ -1,3 +1,4 @@
+import errno
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -98,7 +99,7 @@ def test_a_run_does_every_step_tells_observers_and_leaves_both_checkpoints(make_
 def test_the_best_checkpoint_is_that_of_the_best_epoch(make_trainer):
     trainer = make_trainer()
     trainer.run()
-    scores = [record.dice_after - record.folding_percent / 100 for record in trainer.progress.history]
+    scores = [record.dice_after - 10 * record.folding_percent / 100 for record in trainer.progress.history]
     best = load_checkpoint(trainer.home.folder / BEST)
     assert best.progress["history"][-1]["epoch"] == trainer.progress.best.epoch == 1 + scores.index(max(scores))
 
@@ -182,14 +183,33 @@ def test_a_record_that_cannot_be_written_does_not_end_the_run(make_trainer, capl
     assert "disk quota exceeded" in caplog.text
 
 
-def test_a_device_without_enough_memory_is_reported_with_the_pair(make_trainer, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("tried to allocate 80 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+        RuntimeError("MPS backend out of memory"),
+    ],
+)
+def test_a_device_without_enough_memory_is_reported_with_the_pair(make_trainer, monkeypatch, error):
     def fail(*arguments, **options):
-        raise torch.cuda.OutOfMemoryError("tried to allocate 80 GiB")
+        raise error
 
     trainer = make_trainer()
     monkeypatch.setattr("biasreg.training.trainer.objective", fail)
     with pytest.raises(TrainingError, match=r"does not hold a training step.*case\d -> case\d.*less memory"):
         trainer.run()
+
+
+def test_scores_that_cannot_be_written_lose_neither_the_checkpoint_nor_the_run(make_trainer, monkeypatch, caplog):
+    def fail(path, record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make_trainer(epochs=1)
+    monkeypatch.setattr("biasreg.training.trainer.write_record", fail)
+    trainer.run()
+    assert load_checkpoint(trainer.home.folder / LATEST).epochs_done == 1
+    assert "the scores of the best epoch could not be written: [Errno 28] No space left on device" in caplog.text
 
 
 @pytest.mark.slow

@@ -2,11 +2,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from filelock import FileLock
 
 from biasreg.core.errors import DatasetError, InputError, PlansError
 from biasreg.core.serialization import write_record
 from biasreg.planning.fallback import fallbacks
-from biasreg.training.model_folder import agreed_configuration, publish
+from biasreg.training.model_folder import LOCK_FILE, agreed_configuration, publish
 from biasreg.training.workspace import open_workspace, read_fold, read_fold_data
 
 
@@ -128,10 +129,10 @@ def test_folds_of_other_plans_are_not_mixed_into_a_model(write_dataset, configur
     changed = replace(configuration, training=replace(configuration.training, learning_rate=0.5))
     other = replace(workspace, plans=replace(workspace.plans, configurations={"main": changed}))
     publish(other, 0)  # nothing is trained yet
-    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0").mkdir(exist_ok=True)
     (workspace.model_folder / "fold_0" / "checkpoint_latest.pth").touch()
     publish(other, 0)  # the fold itself is about to be overwritten
-    with pytest.raises(PlansError, match="fold_0 of this model were trained with another configuration"):
+    with pytest.raises(PlansError, match="fold_0 of this model are trained with another configuration"):
         publish(workspace, 1)
     (workspace.model_folder / "fold_0").rename(workspace.model_folder / "fold_0_backup")
     publish(workspace, 1)  # a copy of a fold is none
@@ -143,10 +144,23 @@ def test_folds_of_a_model_share_what_the_first_had_to_fall_back_to(write_dataset
     assert agreed_configuration(workspace, 0) == configuration
     publish(replace(workspace, used=smaller), 0)
     assert agreed_configuration(workspace, 1) == configuration  # nothing is trained yet
-    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0").mkdir(exist_ok=True)
     (workspace.model_folder / "fold_0" / "checkpoint_latest.pth").touch()
     assert agreed_configuration(workspace, 1) == smaller
     assert agreed_configuration(workspace, 0) == configuration  # it is about to be overwritten
+
+
+def test_a_fold_that_is_being_trained_counts_before_it_has_weights(write_dataset, configuration):
+    workspace = open_workspace(write_dataset(), "901", "tiny", None)
+    smaller = next(fallbacks(configuration)).configuration
+    with FileLock(workspace.fold_folder(0) / LOCK_FILE):
+        assert agreed_configuration(workspace, 1) == configuration  # it has not yet found what it trains
+        publish(replace(workspace, used=smaller), 0)
+        assert agreed_configuration(workspace, 1) == smaller
+        with pytest.raises(PlansError, match="fold_0 of this model are trained with another configuration"):
+            publish(workspace, 1)
+        publish(replace(workspace, used=smaller), 1)
+    publish(workspace, 1)  # fold 0 has ended without weights
 
 
 def test_a_coarser_grid_is_named_only_where_training_had_to_fall_back_to_one(write_dataset, configuration):
@@ -164,12 +178,12 @@ def test_the_reference_image_of_other_folds_is_not_replaced(write_dataset):
     published = workspace.model_folder / "reference.nii.gz"
     reference.write_bytes(b"reference")
     publish(workspace, 0)
-    (workspace.model_folder / "fold_0").mkdir()
+    (workspace.model_folder / "fold_0").mkdir(exist_ok=True)
     (workspace.model_folder / "fold_0" / "checkpoint_best.pth").touch()
     publish(workspace, 1)
     reference.write_bytes(b"another")
     with pytest.raises(
-        PlansError, match=r"fold_0 of this model were trained with another reference image .*reference\.nii"
+        PlansError, match=r"fold_0 of this model are trained with another reference image .*reference\.nii"
     ):
         publish(workspace, 1)
     assert published.read_bytes() == b"reference"
