@@ -14,14 +14,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peer_networks import VoxelMorph
 from result_file import RESULTS, write_result
-from torch import Tensor, nn
-from voxelmorph.nn.models import VxmPairwise
 
 from biasreg.core.pairs import read_pairs
 from biasreg.core.paths import Roots
@@ -39,37 +38,8 @@ from biasreg.training.step_memory import objective_settings
 from biasreg.training.trainer import AUGMENTATION_STREAM, OBJECTIVE_STREAM
 from biasreg.training.workspace import FoldData, Workspace, open_workspace, read_fold_data
 
-# Encoder and decoder of the paper, without the two further convolutions at full resolution.
-FEATURES = [[16, 32, 32, 32], [32, 32, 32, 32]]
-INTEGRATION_STEPS = 7
 LEARNING_RATE = 1e-4  # VoxelMorph's own; see --learning_rate
 REPORT_EVERY = 250
-
-
-@dataclass(frozen=True)
-class Output:
-    """What biasreg expects of a network: a field alone."""
-
-    displacement: Tensor
-    moving_logits: None = None
-    fixed_logits: None = None
-
-    @property
-    def fields(self) -> tuple[Tensor]:
-        """There is one level."""
-        return (self.displacement,)
-
-
-class VoxelMorph(nn.Module):
-    """VoxelMorph's network with the arguments and the output of biasreg's."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.network = VxmPairwise(3, channels, channels, FEATURES, integration_steps=INTEGRATION_STEPS)
-
-    def forward(self, moving: Tensor, fixed: Tensor) -> Output:
-        """Give the displacement in voxels, which means to both what it means to the other."""
-        return Output(self.network(moving, fixed))
 
 
 def main() -> None:

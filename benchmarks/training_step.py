@@ -10,15 +10,15 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from peer_networks import Peer, build_peer
 from result_file import RESULTS, warn_if_busy, write_result
-from torch import Tensor
+from torch import Tensor, nn
 
 from biasreg.core.serialization import read_record
-from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective
-from biasreg.network.biasnet import BIASNet, BIASNetOutput
+from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput, objective
 from biasreg.network.build import build_network
 from biasreg.network.device import autocast, select_device
 from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Plans
@@ -40,6 +40,7 @@ class Settings:
         threads: Threads of torch; None for its default.
         warmup: Steps before the measurement.
         steps: Steps that are measured.
+        peer: Whose network is measured in place of ours; None for ours.
     """
 
     network: NetworkPlans
@@ -49,6 +50,7 @@ class Settings:
     threads: int | None
     warmup: int
     steps: int
+    peer: Peer | None = None
 
 
 class StopWatch:
@@ -86,6 +88,12 @@ def main() -> None:
                 result = pool.apply(measure, (settings,))
             results.append({"encoder": encoder, "consistency": consistency, **result})
             print_result(results[-1])
+    for peer in arguments.peers:
+        settings = make_settings(arguments, arguments.encoders[0], with_consistency=False)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            result = pool.apply(measure, (dataclasses.replace(settings, peer=peer),))
+        results.append({"encoder": peer, "consistency": "off", **result})
+        print_result(results[-1])
     recorded = {name: value for name, value in vars(arguments).items() if name != "output"}
     recorded["plans"] = None if arguments.plans is None else arguments.plans.name
     write_result(arguments.output, recorded, results, device=results[-1]["device"])
@@ -104,6 +112,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, default=3, help="labels with background")
     parser.add_argument("--encoders", nargs="+", default=["swin", "residual"], choices=["swin", "residual"])
     parser.add_argument("--consistency", nargs="+", default=["on", "off"], choices=["on", "off"], help="the ARDC pass")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        default=[],
+        choices=get_args(Peer),
+        help="networks of others to measure too, as far as they have the outputs; needs voxelmorph, einops",
+    )
     parser.add_argument("--device", help="cuda, mps or cpu (default: the best there is)")
     parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
     parser.add_argument("--warmup", type=int, default=2, help="steps before the measurement")
@@ -165,7 +180,10 @@ def measure(settings: Settings) -> dict[str, Any]:
         torch.set_num_threads(settings.threads)
     device = select_device(settings.device)
     torch.manual_seed(0)
-    network = build_network(settings.network).to(device)
+    if settings.peer is None:
+        network: nn.Module = build_network(settings.network).to(device)
+    else:
+        network = build_peer(settings.peer, settings.network.in_channels).to(device)
     optimizer = build_optimizer(network, 1e-4)
     batch = random_pairs(settings.network, settings.size, 1, device)
     reset_peak(device)
@@ -187,13 +205,13 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 
 def run_step(
-    network: BIASNet, optimizer: torch.optim.Optimizer, batch: PairBatch, settings: ObjectiveSettings
+    network: nn.Module, optimizer: torch.optim.Optimizer, batch: PairBatch, settings: ObjectiveSettings
 ) -> dict[str, float]:
     """Do what training does in a step, and time its stages; `objective` is what the losses add to the passes."""
     watch = StopWatch(batch.fixed.device)
 
-    def timed_network(moving: Tensor, fixed: Tensor) -> BIASNetOutput:
-        output: BIASNetOutput = watch.time("forward", lambda: network(moving, fixed))
+    def timed_network(moving: Tensor, fixed: Tensor) -> RegistrationOutput:
+        output: RegistrationOutput = watch.time("forward", lambda: network(moving, fixed))
         return output
 
     def loss() -> Tensor:
