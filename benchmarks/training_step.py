@@ -5,12 +5,13 @@ Each combination of encoder and consistency runs in a fresh process, so that non
 
 import argparse
 import dataclasses
+import itertools
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from peer_networks import Peer, build_peer
@@ -19,12 +20,16 @@ from torch import Tensor, nn
 
 from biasreg.core.serialization import read_record
 from biasreg.losses.objective import ObjectiveSettings, PairBatch, RegistrationOutput, objective
+from biasreg.network.blocks import ConvolutionBlock
 from biasreg.network.build import build_network
 from biasreg.network.device import autocast, select_device
+from biasreg.network.encoder import ResidualBlock
 from biasreg.planning.plans import EncoderPlans, LossWeights, NetworkPlans, Plans
 from biasreg.training.optimization import build_optimizer
 from biasreg.training.step_memory import random_pairs, read_memory, reset_peak
 
+Kernels = Literal["plain", "channels_last", "compiled"]
+COMPILED = (ConvolutionBlock, ResidualBlock)
 STAGES = ("forward", "objective", "backward", "optimizer")
 
 
@@ -40,6 +45,8 @@ class Settings:
         threads: Threads of torch; None for its default.
         warmup: Steps before the measurement.
         steps: Steps that are measured.
+        kernels: As training does it (`plain`), with the channels of images and weights last in memory, or with compiled
+            convolution blocks.
         peer: Whose network is measured in place of ours; None for ours.
     """
 
@@ -50,6 +57,7 @@ class Settings:
     threads: int | None
     warmup: int
     steps: int
+    kernels: Kernels = "plain"
     peer: Peer | None = None
 
 
@@ -81,18 +89,17 @@ def main() -> None:
     arguments = parse_arguments()
     warn_if_busy()
     results = []
-    for encoder in arguments.encoders:
-        for consistency in arguments.consistency:
-            settings = make_settings(arguments, encoder, with_consistency=consistency == "on")
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                result = pool.apply(measure, (settings,))
-            results.append({"encoder": encoder, "consistency": consistency, **result})
-            print_result(results[-1])
+    for encoder, consistency, kernels in itertools.product(
+        arguments.encoders, arguments.consistency, arguments.kernels
+    ):
+        settings = make_settings(arguments, encoder, with_consistency=consistency == "on")
+        result = measure_apart(dataclasses.replace(settings, kernels=kernels))
+        results.append({"encoder": encoder, "consistency": consistency, "kernels": kernels, **result})
+        print_result(results[-1])
     for peer in arguments.peers:
         settings = make_settings(arguments, arguments.encoders[0], with_consistency=False)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            result = pool.apply(measure, (dataclasses.replace(settings, peer=peer),))
-        results.append({"encoder": peer, "consistency": "off", **result})
+        result = measure_apart(dataclasses.replace(settings, peer=peer))
+        results.append({"encoder": peer, "consistency": "off", "kernels": "plain", **result})
         print_result(results[-1])
     recorded = {name: value for name, value in vars(arguments).items() if name != "output"}
     recorded["plans"] = None if arguments.plans is None else arguments.plans.name
@@ -112,6 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--labels", type=int, default=3, help="labels with background")
     parser.add_argument("--encoders", nargs="+", default=["swin", "residual"], choices=["swin", "residual"])
     parser.add_argument("--consistency", nargs="+", default=["on", "off"], choices=["on", "off"], help="the ARDC pass")
+    parser.add_argument("--kernels", nargs="+", default=["plain"], choices=get_args(Kernels), help="how blocks are run")
     parser.add_argument(
         "--peers",
         nargs="+",
@@ -174,6 +182,12 @@ def network_of_arguments(arguments: argparse.Namespace) -> NetworkPlans:
     )
 
 
+def measure_apart(settings: Settings) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (settings,))
+
+
 def measure(settings: Settings) -> dict[str, Any]:
     """Train a few steps on random images and blocks of labels."""
     if settings.threads is not None:
@@ -186,6 +200,14 @@ def measure(settings: Settings) -> dict[str, Any]:
         network = build_peer(settings.peer, settings.network.in_channels).to(device)
     optimizer = build_optimizer(network, 1e-4)
     batch = random_pairs(settings.network, settings.size, 1, device)
+    if settings.kernels == "channels_last":
+        last = torch.channels_last_3d
+        network = network.to(memory_format=last)
+        batch = batch._replace(moving=batch.moving.to(memory_format=last), fixed=batch.fixed.to(memory_format=last))
+    elif settings.kernels == "compiled":
+        for block in network.modules():
+            if isinstance(block, COMPILED):
+                block.compile()
     reset_peak(device)
     before = read_memory(device).current
     steps = [run_step(network, optimizer, batch, settings.objective) for _ in range(settings.warmup + settings.steps)]
@@ -234,7 +256,7 @@ def run_step(
 def print_result(result: dict[str, Any]) -> None:
     stages = ", ".join(f"{stage} {value:.3f}" for stage, value in result["seconds"].items())
     size = "×".join(str(side) for side in result["size"])
-    print(f"{result['encoder']}, consistency {result['consistency']}, {size}, {result['device']}:")
+    print(f"{result['encoder']}, consistency {result['consistency']}, {result['kernels']}, {size}, {result['device']}:")
     print(
         f"  {result['million_parameters']} million parameters, {result['seconds_per_step']:.3f} s per step ({stages})"
     )

@@ -75,9 +75,11 @@ def write_predictions(folder):
 
 def test_a_training_step_is_timed_and_weighed(run):
     size = ("--size", 8, 8, 8, "--stages", 1, "--decoder_channels", 2, 2, 2, "--feature_size", 3, "--window", 2)
-    short = ("--encoders", "residual", "--consistency", "on", "--warmup", 1, "--steps", 1, "--device", "cpu")
+    kernels = ("--kernels", "plain", "channels_last")
+    short = ("--encoders", "residual", "--consistency", "on", *kernels, "--warmup", 1, "--steps", 1, "--device", "cpu")
     result, printed = run("training_step.py", *size, *short)
-    (measured,) = result["results"]
+    (measured, last) = result["results"]
+    assert (measured["kernels"], last["kernels"]) == ("plain", "channels_last")
     assert all(measured["seconds"][stage] > 0 for stage in ("forward", "objective", "backward", "optimizer"))
     assert measured["bytes_per_voxel_and_channel"] > 0
     assert f"{measured['bytes_per_voxel_and_channel']:.0f} bytes per voxel and channel" in printed
