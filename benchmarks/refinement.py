@@ -116,7 +116,9 @@ def score(pair: tuple[Case, Case], displacement: NDArray[np.float32], grid: Geom
 
 
 def means(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
-    return {name: round(float(statistics.mean(each[name] for each in scores)), 4) for name in scores[0] if name != "pair"}
+    return {
+        name: round(float(statistics.mean(each[name] for each in scores)), 4) for name in scores[0] if name != "pair"
+    }
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from biasreg.inference.features import feature_maps
 from biasreg.inference.preparation import PreparedPair
 from biasreg.inference.refinement import Level, refine
 from biasreg.inference.stages import timed
-from biasreg.inference.trust import Agreement, measure_agreement
+from biasreg.inference.trust import Agreement, lands_inside, measure_agreement
 from biasreg.network.biasnet import BIASNet
 from biasreg.planning.plans import Configuration, TrainingPlans
 from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid
@@ -95,7 +95,7 @@ def estimate_pair(
         PredictionError: If a network gives numbers that are not finite.
     """
     seconds = dict[str, float]()
-    first, grid = _level(prepared.canonical[0], device), canonical_grid(plans.preprocessing)
+    first, canonical = _level(prepared.canonical[0], device), canonical_grid(plans.preprocessing)
     views = Views(
         options.mirror_axes,
         levels="levels" in options.extras,
@@ -105,14 +105,15 @@ def estimate_pair(
     with timed(seconds, "network"):
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
-    displacement = answer.displacement
+    displacement, grid = answer.displacement, canonical
     if prepared.refine_steps:
         with timed(seconds, "refine"):
             displacement = _refine(answer, first, prepared, plans.training, device)
             shape = displacement.shape[2:]
             grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
     with timed(seconds, "agreement"):
-        agreement = measure_agreement(first, answer, displacement, plans.training)
+        inside = lands_inside(displacement, canonical, prepared.frames[0], prepared.images[0][0].geometry)
+        agreement = measure_agreement(first, answer, inside, plans.training)
     wanted = "features" in options.extras
     features = feature_maps(networks[0].to(device), first.moving, first.fixed) if wanted else {}
     return EstimatedPair(displacement.cpu(), grid, _on_cpu(answer), agreement, features, seconds)

@@ -529,6 +529,20 @@ def test_of_a_refined_field_the_networks_own_is_a_level_too(configuration, make_
     assert (plain.refined_mm, refined.refined_mm) == (None, configuration.preprocessing.spacing)
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "oblique"])
+def test_anatomy_that_is_thrown_out_of_the_moving_image_is_noticed(
+    configuration, make_network, make_grid, draw_anatomy, orientation
+):
+    image, _ = draw_anatomy(make_grid(orientation), (0, 0, 0))  # 60 mm wide; the canonical grid is 48 mm wide
+    found = [
+        predictor_of(configuration, make_network(configuration, (voxels, 0.0, 0.0))).register(image, image).trust
+        for voxels in (4.0, 40.0)
+    ]
+    verdicts = [{check.name: check for check in each.checks}["field of view"] for each in found]
+    assert [verdict.status for verdict in verdicts] == ["PASS", "FAIL"]
+    assert verdicts[1].text.startswith("100 %")
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_refinement_brings_the_images_closer_on_any_grid(
     configuration, make_network, make_grid, draw_anatomy, orientation
