@@ -16,7 +16,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble, Views, ensemble
 from biasreg.inference.features import feature_maps
 from biasreg.inference.preparation import PreparedPair
-from biasreg.inference.refinement import Level, refine
+from biasreg.inference.refinement import Level, are_shown, refine
 from biasreg.inference.stages import timed
 from biasreg.inference.trust import Agreement, lands_inside, measure_agreement
 from biasreg.network.biasnet import BIASNet
@@ -143,15 +143,19 @@ def _refine(
 
 
 def _with_semantics(level: Level, answer: Ensemble) -> Level:
-    """Let the network's own segmentations count beside the intensities."""
+    """Let the network's own segmentations count beside the intensities: of the labels that both images show."""
     if answer.semantics is None:
         return level
     shape = tuple(level.fixed.shape[2:])
-    moving, fixed = (
-        torch.cat([image, F.interpolate(seen, size=shape, mode="trilinear", align_corners=False)], dim=1)
-        for image, seen in zip((level.moving, level.fixed), answer.semantics, strict=True)
-    )
-    return replace(level, moving=moving, fixed=fixed)
+    moving, fixed = [level.moving], [level.fixed]
+    # The overlap leaves out a label that one image does not show, so that without it the result is the same. A network
+    # may know a hundred labels, of which a scan shows a few: all of them at once, at full size, would fill the memory.
+    for seen in zip(*(maps.split(1, dim=1) for maps in answer.semantics), strict=True):
+        pair = [F.interpolate(each, size=shape, mode="trilinear", align_corners=False) for each in seen]
+        if all(bool(are_shown(each)) for each in pair):
+            moving.append(pair[0])
+            fixed.append(pair[1])
+    return replace(level, moving=torch.cat(moving, dim=1), fixed=torch.cat(fixed, dim=1))
 
 
 def _on_cpu(answer: Ensemble) -> Ensemble:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble
-from biasreg.inference.refinement import Level
+from biasreg.inference.refinement import Level, are_shown
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
@@ -31,7 +31,6 @@ ALIKE = 0.1
 UNLIKE = (0.5, 0.75)
 # One less the overlap of what the networks themselves take for the labels.
 NO_OVERLAP = (0.25, 0.5)
-LEAST_LABEL_VOXELS = 1.0  # of a label that an image shows
 _HALF_VOXEL = 0.5 + 1e-3  # as a mask of the field of view has it, with room for float32
 
 
@@ -142,13 +141,12 @@ def _overlap(semantics: tuple[Tensor, Tensor], displacement: Tensor) -> float | 
 
     Dice = 2 Σ w f / (Σ w² + Σ f²) is 1 where both are equal, also where they are uncertain.
     """
-    moving, fixed = (part[0].flatten(1) for part in semantics)
-    shown = [part.sum(dim=1) > LEAST_LABEL_VOXELS for part in (moving, fixed)]
-    both = shown[0] & shown[1]
+    in_moving, in_fixed = (are_shown(part)[0] for part in semantics)
+    both = in_moving & in_fixed
     if not bool(both.any()):
-        return 0.0 if bool((shown[0] | shown[1]).any()) else None
-    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0].flatten(1)[both]
-    kept = fixed[both]
+        return 0.0 if bool((in_moving | in_fixed).any()) else None
+    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0, both].flatten(1)
+    kept = semantics[1][0, both].flatten(1)
     return float((2 * (moved * kept).sum(dim=1) / (moved.square() + kept.square()).sum(dim=1)).mean())
 
 
