@@ -59,8 +59,8 @@ class Level:
 def refine(displacement: Tensor, levels: Iterable[Level], plans: TrainingPlans, steps: int) -> Tensor:
     """Move a displacement further downhill on the similarity of the two images, coarse to fine.
 
-    No labels are needed: where the network segments, the overlap of its two segmentations counts as it did in training,
-    so that what labels have taught is not traded for intensities.
+    No labels are needed. Where a level holds the network's own segmentations, which in prediction the coarsest alone
+    does, their overlap counts as it did in training, so that what labels have taught is not traded for intensities.
 
     The result is r(x) + u(x + r(x)), where u is the given displacement and r starts at 0. Each step warps the moving
     image once, and takes the force f = −∂loss/∂W · ∇W on the warped image W:
