@@ -55,6 +55,7 @@ class EstimatedPair:
     Attributes:
         displacement: (1, 3, X, Y, Z) in voxels of its grid, on the CPU.
         grid: The canonical grid, or a finer one of refinement.
+        refined: Whether the field was refined; where the device's memory does not suffice, it is the networks' own.
         answer: What the networks said.
         agreement: How the images agree.
         features: See `features.py`.
@@ -63,6 +64,7 @@ class EstimatedPair:
 
     displacement: Tensor
     grid: Geometry
+    refined: bool
     answer: Ensemble
     agreement: Agreement
     features: dict[str, NDArray[np.float16]]
@@ -105,18 +107,28 @@ def estimate_pair(
     with timed(seconds, "network"):
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
-    displacement, grid = answer.displacement, canonical
+    refined = None
     if prepared.refine_steps:
         with timed(seconds, "refine"):
-            displacement = _refine(answer, first, prepared, plans.training, device)
-            shape = displacement.shape[2:]
-            grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
+            refined = _refine(answer, first, prepared, plans.training, device)
+    displacement, grid = answer.displacement, canonical
+    if refined is not None:
+        displacement, shape = refined, refined.shape[2:]
+        grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
     with timed(seconds, "agreement"):
         inside = lands_inside(displacement, canonical, prepared.frames[0], prepared.images[0][0].geometry)
         agreement = measure_agreement(first, answer, inside, plans.training)
     wanted = "features" in options.extras
     features = feature_maps(networks[0].to(device), first.moving, first.fixed) if wanted else {}
-    return EstimatedPair(displacement.cpu(), grid, _on_cpu(answer), agreement, features, seconds)
+    return EstimatedPair(
+        displacement=displacement.cpu(),
+        grid=grid,
+        refined=refined is not None,
+        answer=_on_cpu(answer),
+        agreement=agreement,
+        features=features,
+        seconds=seconds,
+    )
 
 
 def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) -> Level:
@@ -128,18 +140,20 @@ def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) ->
 
 def _refine(
     answer: Ensemble, first: Level, prepared: PreparedPair, plans: TrainingPlans, device: torch.device
-) -> Tensor:
-    """Refine on all grids, or without the finest ones where the device's memory does not hold them."""
-    coarsest, finer = _with_semantics(first, answer), list(prepared.canonical[1:])
+) -> Tensor | None:
+    """Refine on all grids, or without the finest ones, or not at all, as the device's memory allows."""
+    finer = list(prepared.canonical[1:])
     while True:
-        levels = itertools.chain([coarsest], (_level(pair, device) for pair in finer))
         try:
+            levels = itertools.chain([_with_semantics(first, answer)], (_level(pair, device) for pair in finer))
             return refine(answer.displacement, levels, plans, prepared.refine_steps)
         except torch.cuda.OutOfMemoryError:
             if not finer:
-                raise
+                break  # fewer folds on the device would not help: the networks have had their turn
         finer.pop()
         logger.warning("%s has too little memory for the finest grid: refined on a coarser one", device)
+    logger.warning("%s has too little memory to refine this pair: the networks' field is kept", device)
+    return None
 
 
 def _with_semantics(level: Level, answer: Ensemble) -> Level:

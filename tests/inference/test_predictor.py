@@ -620,6 +620,29 @@ def test_without_memory_for_the_finest_grid_a_coarser_one_is_refined(
     assert "refined on a coarser one" in caplog.text
 
 
+def test_without_memory_for_any_refinement_the_networks_field_is_kept_and_nothing_else_changes(
+    configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog
+):
+    image, _ = draw_anatomy(make_grid(spacing=(1.0,) * 3), (0, 0, 0))
+    networks = [make_network(configuration, (shift, 0.0, 0.0)) for shift in (1.0, 2.0)]
+    predictor = with_options(predictor_of(configuration, *networks), extras=("levels",))
+    plain = with_options(predictor, refine_steps=0, extras=("levels",)).register(image, image)
+    run_out = Mock(side_effect=torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr("biasreg.inference.estimation.refine", run_out)
+    found = predictor.register(image, image)
+    assert run_out.call_count == 2, "on the canonical grid and a finer one, then on the canonical one"
+    np.testing.assert_array_equal(found.displacement, plain.displacement)
+    assert (found.refined_mm, set(found.levels)) == (None, set(plain.levels))
+    assert "the networks' field is kept" in caplog.text
+    assert "all folds at once" not in caplog.text
+    caplog.clear()
+    monkeypatch.undo()
+    refined = predictor.register(image, image)
+    assert refined.refined_mm == tuple(step / 2 for step in configuration.preprocessing.spacing)
+    assert set(refined.levels) == {0, *plain.levels}
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("step", "similarity", "refined"), [(1.0, "lncc", True), (2.0, "lncc", False), (1.0, "mind", False)]
 )
