@@ -117,24 +117,6 @@ def read_transform(path: Path | str) -> tuple[Part, ...]:
     )
 
 
-def parts_of(path: Path, transform: Any) -> tuple[Part, ...]:
-    """Take a `SimpleITK.Transform` apart, composites within composites included.
-
-    Args:
-        path: Named in messages.
-        transform: Of three dimensions.
-
-    Returns:
-        Its parts, that which a fixed point meets first in front.
-
-    Raises:
-        ImageError: It holds something that is neither linear nor a field.
-        TransformError: A part is not finite, singular or mirroring.
-        GeometryError: The grid of a field is unusable.
-    """
-    return tuple(_parts(path, transform))
-
-
 def default_reference(parts: tuple[Part, ...]) -> Geometry | None:
     """Find the grid that a chain is made for: that of the field that a fixed point meets first, if it is one.
 

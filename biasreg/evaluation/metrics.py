@@ -21,7 +21,6 @@ from biasreg.spatial.warp import sample
 
 HAUSDORFF_PERCENTILE = 95.0
 FIT_VOXELS = 200_000  # a mean over so many is sure to far below a hundredth of its spread
-LEARN2REG_BORDER_VOXELS = 2  # Learn2Reg leaves these out on every side
 
 
 class FieldMetrics(NamedTuple):
@@ -172,14 +171,13 @@ def field_metrics(displacement: NDArray, geometry: Geometry) -> FieldMetrics:
         displacement: (X, Y, Z, 3), RAS mm.
         geometry: Grid of the displacement.
     """
-    u = displacement_to_voxels(displacement, geometry)
-    determinant = jacobian.jacobian_determinant(u)
+    determinant = jacobian.jacobian_determinant(displacement_to_voxels(displacement, geometry))
     positive = bool((determinant > 0).any())
-    has_interior = min(geometry.shape) > 2 * LEARN2REG_BORDER_VOXELS
+    has_interior = min(geometry.shape) > 2 * jacobian.LEARN2REG_BORDER_VOXELS
     return FieldMetrics(
         folding_percent=100.0 * float(jacobian.folding_fraction(determinant)),
         log_jacobian_std=float(jacobian.log_jacobian_std(determinant)) if positive else None,
-        learn2reg_log_jacobian_std=float(jacobian.learn2reg_log_jacobian_std(u)) if has_interior else None,
+        learn2reg_log_jacobian_std=float(jacobian.learn2reg_log_jacobian_std(determinant)) if has_interior else None,
     )
 
 

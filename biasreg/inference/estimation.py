@@ -16,9 +16,9 @@ from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble, Views, ensemble
 from biasreg.inference.features import feature_maps
 from biasreg.inference.preparation import PreparedPair
-from biasreg.inference.refinement import Level, refine
+from biasreg.inference.refinement import Level, are_shown, refine
 from biasreg.inference.stages import timed
-from biasreg.inference.trust import Agreement, measure_agreement
+from biasreg.inference.trust import Agreement, lands_inside, measure_agreement
 from biasreg.network.biasnet import BIASNet
 from biasreg.planning.plans import Configuration, TrainingPlans
 from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid
@@ -55,6 +55,7 @@ class EstimatedPair:
     Attributes:
         displacement: (1, 3, X, Y, Z) in voxels of its grid, on the CPU.
         grid: The canonical grid, or a finer one of refinement.
+        refined: Whether the field was refined; where the device's memory does not suffice, it is the networks' own.
         answer: What the networks said.
         agreement: How the images agree.
         features: See `features.py`.
@@ -63,6 +64,7 @@ class EstimatedPair:
 
     displacement: Tensor
     grid: Geometry
+    refined: bool
     answer: Ensemble
     agreement: Agreement
     features: dict[str, NDArray[np.float16]]
@@ -95,7 +97,7 @@ def estimate_pair(
         PredictionError: If a network gives numbers that are not finite.
     """
     seconds = dict[str, float]()
-    first, grid = _level(prepared.canonical[0], device), canonical_grid(plans.preprocessing)
+    first, canonical = _level(prepared.canonical[0], device), canonical_grid(plans.preprocessing)
     views = Views(
         options.mirror_axes,
         levels="levels" in options.extras,
@@ -105,17 +107,28 @@ def estimate_pair(
     with timed(seconds, "network"):
         answer = ensemble(networks, first.moving, first.fixed, views)
         _check_finite(answer.displacement)
-    displacement = answer.displacement
+    refined = None
     if prepared.refine_steps:
         with timed(seconds, "refine"):
-            displacement = _refine(answer, first, prepared, plans.training, device)
-            shape = displacement.shape[2:]
-            grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
+            refined = _refine(answer, first, prepared, plans.training, device)
+    displacement, grid = answer.displacement, canonical
+    if refined is not None:
+        displacement, shape = refined, refined.shape[2:]
+        grid = Geometry.centered(shape, [side / size for side, size in zip(grid.extent_mm, shape, strict=True)])
     with timed(seconds, "agreement"):
-        agreement = measure_agreement(first, answer, displacement, plans.training)
+        inside = lands_inside(displacement, canonical, prepared.frames[0], prepared.images[0][0].geometry)
+        agreement = measure_agreement(first, answer, inside, plans.training)
     wanted = "features" in options.extras
     features = feature_maps(networks[0].to(device), first.moving, first.fixed) if wanted else {}
-    return EstimatedPair(displacement.cpu(), grid, _on_cpu(answer), agreement, features, seconds)
+    return EstimatedPair(
+        displacement=displacement.cpu(),
+        grid=grid,
+        refined=refined is not None,
+        answer=_on_cpu(answer),
+        agreement=agreement,
+        features=features,
+        seconds=seconds,
+    )
 
 
 def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) -> Level:
@@ -127,30 +140,36 @@ def _level(pair: tuple[CanonicalImage, CanonicalImage], device: torch.device) ->
 
 def _refine(
     answer: Ensemble, first: Level, prepared: PreparedPair, plans: TrainingPlans, device: torch.device
-) -> Tensor:
-    """Refine on all grids, or without the finest ones where the device's memory does not hold them."""
-    coarsest, finer = _with_semantics(first, answer), list(prepared.canonical[1:])
+) -> Tensor | None:
+    """Refine on all grids, or without the finest ones, or not at all, as the device's memory allows."""
+    finer = list(prepared.canonical[1:])
     while True:
-        levels = itertools.chain([coarsest], (_level(pair, device) for pair in finer))
         try:
+            levels = itertools.chain([_with_semantics(first, answer)], (_level(pair, device) for pair in finer))
             return refine(answer.displacement, levels, plans, prepared.refine_steps)
         except torch.cuda.OutOfMemoryError:
             if not finer:
-                raise
+                break  # fewer folds on the device would not help: the networks have had their turn
         finer.pop()
         logger.warning("%s has too little memory for the finest grid: refined on a coarser one", device)
+    logger.warning("%s has too little memory to refine this pair: the networks' field is kept", device)
+    return None
 
 
 def _with_semantics(level: Level, answer: Ensemble) -> Level:
-    """Let the network's own segmentations count beside the intensities."""
+    """Let the network's own segmentations count beside the intensities: of the labels that both images show."""
     if answer.semantics is None:
         return level
     shape = tuple(level.fixed.shape[2:])
-    moving, fixed = (
-        torch.cat([image, F.interpolate(seen, size=shape, mode="trilinear", align_corners=False)], dim=1)
-        for image, seen in zip((level.moving, level.fixed), answer.semantics, strict=True)
-    )
-    return replace(level, moving=moving, fixed=fixed)
+    moving, fixed = [level.moving], [level.fixed]
+    # The overlap leaves out a label that one image does not show, so that without it the result is the same. A network
+    # may know a hundred labels, of which a scan shows a few: all of them at once, at full size, would fill the memory.
+    for seen in zip(*(maps.split(1, dim=1) for maps in answer.semantics), strict=True):
+        pair = [F.interpolate(each, size=shape, mode="trilinear", align_corners=False) for each in seen]
+        if all(bool(are_shown(each)) for each in pair):
+            moving.append(pair[0])
+            fixed.append(pair[1])
+    return replace(level, moving=torch.cat(moving, dim=1), fixed=torch.cat(fixed, dim=1))
 
 
 def _on_cpu(answer: Ensemble) -> Ensemble:

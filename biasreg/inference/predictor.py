@@ -172,8 +172,9 @@ class Predictor:
     def estimate(self, prepared: PreparedPair) -> EstimatedPair:
         """Do the part of `register` that runs on the device, for one pair at a time.
 
-        Where a CUDA device's memory does not suffice, the networks are brought there one by one from then on, and then
-        the pair is registered on the CPU, with a warning each.
+        Where a CUDA device's memory does not suffice for the networks, they are brought there one by one from then on,
+        and then the pair is registered on the CPU; where it does not suffice for refinement, that ends on a coarser
+        grid, or is left out. There is a warning each.
 
         Args:
             prepared: What `prepare` gave.
@@ -229,7 +230,7 @@ class Predictor:
             metrics = field_metrics(displacement, fixed_grid)
             quality = FieldQuality(metrics.folding_percent, metrics.log_jacobian_std, error)
         with timed(seconds, "extras"):
-            coarser = list(enumerate(estimated.answer.levels))[0 if prepared.refine_steps else 1 :]
+            coarser = list(enumerate(estimated.answer.levels))[0 if estimated.refined else 1 :]
             canonical = canonical_grid(self.plans.preprocessing)
             levels = {level: on_fixed(each, canonical) for level, each in coarser}
             uncertainty = self._uncertainty(estimated.answer, prepared, fixed_grid)
@@ -241,7 +242,7 @@ class Predictor:
             inverse=inverse,
             warped=warped,
             quality=quality,
-            refined_mm=estimated.grid.spacing if prepared.refine_steps else None,
+            refined_mm=estimated.grid.spacing if estimated.refined else None,
             trust=judge(metrics.folding_percent, error_voxels, estimated.agreement, prepared.suspicions),
             uncertainty=uncertainty,
             levels=levels,

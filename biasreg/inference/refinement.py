@@ -29,9 +29,10 @@ SETTLED_STEPS = 5
 SETTLED_SHARE = 0.005
 DEFAULT_STEPS = 30
 _KERNEL_RADIUS_SIGMAS = 3.0
+LEAST_LABEL_VOXELS = 1.0  # of a label that an image shows
 
 # Radius 2, as Greedy's default. The recipe's wider window suits a field that is learnt over many pairs: on held-back
-# brains, up to 2 mm, 3, 5 and 7 voxels reached a Dice of 0.772, 0.776 and 0.772.
+# brains 3, 5 and 7 voxels reached a Dice of 0.810, 0.813 and 0.810 (benchmarks/results/refinement_502_cpu.json).
 WINDOW_VOXELS = 5
 
 
@@ -58,8 +59,8 @@ class Level:
 def refine(displacement: Tensor, levels: Iterable[Level], plans: TrainingPlans, steps: int) -> Tensor:
     """Move a displacement further downhill on the similarity of the two images, coarse to fine.
 
-    No labels are needed: where the network segments, the overlap of its two segmentations counts as it did in training,
-    so that what labels have taught is not traded for intensities.
+    No labels are needed. Where a level holds the network's own segmentations, which in prediction the coarsest alone
+    does, their overlap counts as it did in training, so that what labels have taught is not traded for intensities.
 
     The result is r(x) + u(x + r(x)), where u is the given displacement and r starts at 0. Each step warps the moving
     image once, and takes the force f = −∂loss/∂W · ∇W on the warped image W:
@@ -150,8 +151,20 @@ def _objective(warped: Tensor, level: Level, weight: Tensor, plans: TrainingPlan
     loss = plans.weights.similarity * loss
     if labels.shape[1] == 0:
         return loss
-    found = (level.moving[:, level.channels :].flatten(2).sum(dim=2) > 1) & (fixed_labels.flatten(2).sum(dim=2) > 1)
+    found = are_shown(level.moving[:, level.channels :]) & are_shown(fixed_labels)
     return loss + plans.weights.overlap * soft_dice_loss(labels, fixed_labels, found)
+
+
+def are_shown(labels: Tensor) -> Tensor:
+    """Tell which labels an image shows: those that fill more than a voxel.
+
+    Args:
+        labels: Probabilities, (B, K, X, Y, Z).
+
+    Returns:
+        (B, K) bool.
+    """
+    return labels.flatten(2).sum(dim=2) > LEAST_LABEL_VOXELS
 
 
 def smooth(field: Tensor, sigma: float) -> Tensor:

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble
-from biasreg.inference.refinement import Level
+from biasreg.inference.refinement import Level, are_shown
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
@@ -28,7 +31,7 @@ ALIKE = 0.1
 UNLIKE = (0.5, 0.75)
 # One less the overlap of what the networks themselves take for the labels.
 NO_OVERLAP = (0.25, 0.5)
-LEAST_LABEL_VOXELS = 1.0  # of a label that an image shows
+_HALF_VOXEL = 0.5 + 1e-3  # as a mask of the field of view has it, with room for float32
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,37 @@ class Agreement:
 
 
 @torch.no_grad()
-def measure_agreement(level: Level, answer: Ensemble, displacement: Tensor, plans: TrainingPlans) -> Agreement:
+def lands_inside(displacement: Tensor, canonical: Geometry, frame: NDArray[np.float64], moving: Geometry) -> Tensor:
+    """Tell which voxels a displacement sends into the moving image's field of view.
+
+    That is asked of the image's own grid: it may end before the canonical grid does, or go on beyond it.
+
+    Args:
+        displacement: (1, 3, X', Y', Z') in voxels of its grid, the canonical one or a finer one.
+        canonical: The canonical grid.
+        frame: (4, 4) canonical mm → world RAS mm of the moving image.
+        moving: The moving image's grid; voxels count with their whole volume.
+
+    Returns:
+        (1, 1, X, Y, Z) bool on the canonical grid. Not-a-number lies outside.
+    """
+    x, y, z = positions(resize(displacement, canonical.shape)).unbind(1)
+    inside = torch.ones_like(x, dtype=torch.bool)
+    to_moving = np.linalg.inv(moving.affine) @ frame @ canonical.affine
+    for (a, b, c, offset), size in zip(to_moving[:3].tolist(), moving.shape, strict=True):
+        found = a * x + b * y + c * z + offset
+        inside &= (found >= -_HALF_VOXEL) & (found <= size - 1 + _HALF_VOXEL)
+    return inside[:, None]
+
+
+@torch.no_grad()
+def measure_agreement(level: Level, answer: Ensemble, inside: Tensor, plans: TrainingPlans) -> Agreement:
     """Compare two images before and after registration, by the similarity that the network was trained with.
 
     Args:
         level: The images on the canonical grid; what is there besides intensities is not looked at.
         answer: What the networks say.
-        displacement: The result, (1, 3, X', Y', Z') in voxels of its grid, which may be finer.
+        inside: Where the result stays in the moving image's field of view, as `lands_inside` gives it.
         plans: Kind of similarity.
 
     Returns:
@@ -98,14 +125,13 @@ def measure_agreement(level: Level, answer: Ensemble, displacement: Tensor, plan
     moving, fixed = level.moving[:, : level.channels], level.fixed[:, : level.channels]
     anatomy = level.fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
     everywhere = (2, 3, 4)
-    found, final = (positions(resize(field, fixed.shape[2:])) for field in (answer.displacement, displacement))
+    found = positions(resize(answer.displacement, fixed.shape[2:]))
     weight = sample(level.moving_mask, found) * anatomy
-    lost = anatomy * (sample(level.moving_mask, final, padding="border") < 0.5)
     return Agreement(
         before=_dissimilarity(moving, fixed, level.moving_mask * anatomy, plans),
         after=_dissimilarity(sample(moving, found), fixed, weight, plans),
         unrelated=_dissimilarity(moving.flip(everywhere), fixed, level.moving_mask.flip(everywhere) * anatomy, plans),
-        lost_percent=100 * float(lost.sum()) / max(1.0, float(anatomy.sum())),
+        lost_percent=100 * float((anatomy * ~inside).sum()) / max(1.0, float(anatomy.sum())),
         overlap=None if answer.semantics is None else _overlap(answer.semantics, answer.displacement),
     )
 
@@ -115,13 +141,12 @@ def _overlap(semantics: tuple[Tensor, Tensor], displacement: Tensor) -> float | 
 
     Dice = 2 Σ w f / (Σ w² + Σ f²) is 1 where both are equal, also where they are uncertain.
     """
-    moving, fixed = (part[0].flatten(1) for part in semantics)
-    shown = [part.sum(dim=1) > LEAST_LABEL_VOXELS for part in (moving, fixed)]
-    both = shown[0] & shown[1]
+    in_moving, in_fixed = (are_shown(part)[0] for part in semantics)
+    both = in_moving & in_fixed
     if not bool(both.any()):
-        return 0.0 if bool((shown[0] | shown[1]).any()) else None
-    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0].flatten(1)[both]
-    kept = fixed[both]
+        return 0.0 if bool((in_moving | in_fixed).any()) else None
+    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0, both].flatten(1)
+    kept = semantics[1][0, both].flatten(1)
     return float((2 * (moved * kept).sum(dim=1) / (moved.square() + kept.square()).sum(dim=1)).mean())
 
 

@@ -184,11 +184,6 @@ def load_weights(encoder: nn.Module, weights: EncoderWeights) -> LoadReport:
     return report
 
 
-def load_pretrained(encoder: nn.Module, path: Path) -> LoadReport:
-    """Load a file of VoCo's weights into an encoder; see `read_weights` and `load_weights`."""
-    return load_weights(encoder, read_weights(path))
-
-
 def installed_weights(results: Path, name: str, expected_hash: str | None = None) -> EncoderWeights:
     """Read installed weights, and make sure that they are those that were installed.
 

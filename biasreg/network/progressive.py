@@ -81,7 +81,7 @@ class RegistrationLevel(nn.Module):
         hidden = self.estimate(torch.cat(inputs, dim=1))
         with torch.autocast(hidden.device.type, enabled=False):  # a field in half precision is wrong by whole voxels
             residual = integrate_velocity(self.unit * self.residual(hidden.float()), self.integration_steps)
-            return update_field(residual, previous), hidden
+            return residual if previous is None else compose(residual, previous), hidden
 
 
 class ProgressiveRegistration(nn.Module):
@@ -114,19 +114,6 @@ class ProgressiveRegistration(nn.Module):
             field, hidden = recompute(step, moving[level], fixed[level], field, hidden, enabled=self.checkpointing)
             fields.append(field)
         return tuple(reversed(fields))
-
-
-def update_field(residual: Tensor, previous: Tensor | None) -> Tensor:
-    """Φ(x) = φ(x) + Ψ(x + φ(x)), the composition that warps by Ψ first and then corrects by φ.
-
-    Args:
-        residual: φ, shape (B, 3, X, Y, Z) in voxels.
-        previous: Ψ, same shape and unit, or None for zero.
-
-    Returns:
-        Φ, same shape and unit.
-    """
-    return residual if previous is None else compose(residual, previous)
 
 
 def local_correlation(moving: Tensor, fixed: Tensor) -> Tensor:

@@ -78,22 +78,6 @@ def voxels_to_mm(displacement: Tensor, spacing: Sequence[float] | Tensor) -> Ten
     return at_least_float32(displacement) * _per_axis(displacement, spacing)
 
 
-def mm_to_voxels(displacement: Tensor, spacing: Sequence[float] | Tensor) -> Tensor:
-    """Turn millimetres along the grid's own axes into voxels; the inverse of `voxels_to_mm`.
-
-    Args:
-        displacement: (B, 3, X, Y, Z) in mm.
-        spacing: Voxel size in mm: three numbers, or (B, 3), one row for each case of the batch.
-
-    Returns:
-        (B, 3, X, Y, Z) in voxels.
-
-    Raises:
-        ValueError: On a wrong shape of either.
-    """
-    return at_least_float32(displacement) / _per_axis(displacement, spacing)
-
-
 def _per_axis(displacement: Tensor, spacing: Sequence[float] | Tensor) -> Tensor:
     """Return the spacing as (1 or B, 3, 1, 1, 1), in the displacement's precision and on its device."""
     require_field(displacement, "displacement")

@@ -8,7 +8,7 @@ from biasreg.spatial.guards import at_least_float32, require_field
 # Learn2Reg's evaluation adds this to the determinant before the logarithm, so that mild folding still has one.
 _LEARN2REG_OFFSET = 3.0
 _LEARN2REG_RANGE = (1e-9, 1e9)
-_LEARN2REG_CROP = 2
+LEARN2REG_BORDER_VOXELS = 2  # left out on every side
 
 
 def jacobian_determinant(displacement: Tensor) -> Tensor:
@@ -56,32 +56,31 @@ def log_jacobian_std(determinant: Tensor) -> Tensor:
     return torch.stack([case.std(correction=0) if case.numel() else case.new_tensor(torch.nan) for case in cases])
 
 
-def learn2reg_log_jacobian_std(displacement: Tensor) -> Tensor:
+def learn2reg_log_jacobian_std(determinant: Tensor) -> Tensor:
     """Return SDlogJ as the Learn2Reg challenge computes it.
 
     std(log(clip(det + 3, 1e-9, 1e9))), with central differences and 2 voxels left out at each face.
 
     Args:
-        displacement: u, (B, 3, X, Y, Z) in voxels, at least 5 voxels along each axis.
+        determinant: (B, X, Y, Z) from `jacobian_determinant`, at least 5 voxels along each axis.
 
     Returns:
         (B,) at least 0.
 
     Raises:
-        ValueError: On a wrong shape or an axis of fewer than 5 voxels.
+        ValueError: On an axis of fewer than 5 voxels.
 
     Source:
         Hering et al.: Learn2Reg: comprehensive multi-task medical image registration challenge, IEEE TMI 2022,
         doi:10.1109/TMI.2022.3213983, and its published evaluation.
     """
-    require_field(displacement, "displacement")
-    if min(displacement.shape[2:]) <= 2 * _LEARN2REG_CROP:
+    border = LEARN2REG_BORDER_VOXELS
+    if min(determinant.shape[1:]) <= 2 * border:
         raise ValueError(
-            f"displacement has shape {tuple(displacement.shape)}; Learn2Reg's definition leaves out "
-            f"{_LEARN2REG_CROP} voxels at each face, so every axis needs at least {2 * _LEARN2REG_CROP + 1}"
+            f"determinant has shape {tuple(determinant.shape)}; Learn2Reg's definition leaves out {border} voxels at "
+            f"each face, so every axis needs at least {2 * border + 1}"
         )
-    crop = slice(_LEARN2REG_CROP, -_LEARN2REG_CROP)
-    inner = jacobian_determinant(displacement)[:, crop, crop, crop]
+    inner = determinant[:, border:-border, border:-border, border:-border]
     return (inner + _LEARN2REG_OFFSET).clamp(*_LEARN2REG_RANGE).log().flatten(1).std(dim=1, correction=0)
 
 

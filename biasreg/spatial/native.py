@@ -107,10 +107,13 @@ def interpolate_labels(labels: NDArray, coordinates: NDArray[np.float32]) -> NDA
     warped[outside] = 0
     disputed = (smallest != largest)[tuple(lower)] & ~outside
     if disputed.any():
-        values = [int(value) for value in np.unique(labels) if value != 0]
+        # Torch has no arithmetic for large unsigned types. What int64 cannot hold wraps, and at the end wraps back.
+        kind = np.int64 if labels.dtype == np.uint64 else np.promote_types(labels.dtype, np.int32)
+        signed = labels.astype(kind)
+        values = [int(value) for value in np.unique(signed) if value != 0]
         positions = torch.from_numpy(coordinates[:, disputed])[None, :, :, None, None]  # (1, 3, N, 1, 1)
-        volume = torch.from_numpy(labels.astype(np.promote_types(labels.dtype, np.int32)))[None, None]
-        warped[disputed] = sample_labels(volume, positions, values)[0, 0, :, 0, 0].numpy()
+        found = sample_labels(torch.from_numpy(signed)[None, None], positions, values)
+        warped[disputed] = found[0, 0, :, 0, 0].numpy().astype(labels.dtype)
     return warped
 
 

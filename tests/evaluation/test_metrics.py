@@ -1,3 +1,5 @@
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -177,6 +179,13 @@ def test_learn2reg_variant_follows_its_published_formula(oblique: Geometry) -> N
     determinant = np.linalg.det(jacobian[2:-2, 2:-2, 2:-2])
     expected = np.log((determinant + 3).clip(1e-9, 1e9)).std()
     assert field_metrics(field, oblique).learn2reg_log_jacobian_std == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_jacobian_which_takes_the_most_memory_is_computed_once(grid: Geometry, monkeypatch) -> None:
+    counted = Mock(wraps=jacobian_determinant)
+    monkeypatch.setattr("biasreg.spatial.jacobian.jacobian_determinant", counted)
+    assert field_metrics(np.zeros((*grid.shape, 3), dtype=np.float32), grid).learn2reg_log_jacobian_std is not None
+    counted.assert_called_once()
 
 
 def test_grids_too_small_for_learn2reg_have_no_such_value() -> None:

@@ -144,6 +144,15 @@ def test_values_that_do_not_fit_are_refused(interpolation, array, fill, words):
         apply_to_series(Series(array, MOVING), TRANSFORM, interpolation, fill)
 
 
+def test_a_label_map_may_have_any_whole_type():
+    expected = apply_to_labels(LABELS, TRANSFORM)
+    for kind in (np.uint8, np.int8, np.uint64):
+        series = Series(LABELS.array.astype(kind), LABELS.geometry)
+        found = apply_to_series(series, TRANSFORM, "label")
+        assert found.dtype == kind
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_label_maps_are_told_from_images():
     assert looks_like_labels(LABELS.array)
     assert looks_like_labels(LABELS.array.astype(np.float32))

@@ -529,6 +529,20 @@ def test_of_a_refined_field_the_networks_own_is_a_level_too(configuration, make_
     assert (plain.refined_mm, refined.refined_mm) == (None, configuration.preprocessing.spacing)
 
 
+@pytest.mark.parametrize("orientation", ["RAS", "oblique"])
+def test_anatomy_that_is_thrown_out_of_the_moving_image_is_noticed(
+    configuration, make_network, make_grid, draw_anatomy, orientation
+):
+    image, _ = draw_anatomy(make_grid(orientation), (0, 0, 0))  # 60 mm wide; the canonical grid is 48 mm wide
+    found = [
+        predictor_of(configuration, make_network(configuration, (voxels, 0.0, 0.0))).register(image, image).trust
+        for voxels in (4.0, 40.0)
+    ]
+    verdicts = [{check.name: check for check in each.checks}["field of view"] for each in found]
+    assert [verdict.status for verdict in verdicts] == ["PASS", "FAIL"]
+    assert verdicts[1].text.startswith("100 %")
+
+
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_refinement_brings_the_images_closer_on_any_grid(
     configuration, make_network, make_grid, draw_anatomy, orientation
@@ -604,6 +618,29 @@ def test_without_memory_for_the_finest_grid_a_coarser_one_is_refined(
     monkeypatch.setattr("biasreg.inference.estimation.refine", run_out)
     assert predictor.estimate(prepared).grid.spacing == configuration.preprocessing.spacing
     assert "refined on a coarser one" in caplog.text
+
+
+def test_without_memory_for_any_refinement_the_networks_field_is_kept_and_nothing_else_changes(
+    configuration, make_network, make_grid, draw_anatomy, monkeypatch, caplog
+):
+    image, _ = draw_anatomy(make_grid(spacing=(1.0,) * 3), (0, 0, 0))
+    networks = [make_network(configuration, (shift, 0.0, 0.0)) for shift in (1.0, 2.0)]
+    predictor = with_options(predictor_of(configuration, *networks), extras=("levels",))
+    plain = with_options(predictor, refine_steps=0, extras=("levels",)).register(image, image)
+    run_out = Mock(side_effect=torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr("biasreg.inference.estimation.refine", run_out)
+    found = predictor.register(image, image)
+    assert run_out.call_count == 2, "on the canonical grid and a finer one, then on the canonical one"
+    np.testing.assert_array_equal(found.displacement, plain.displacement)
+    assert (found.refined_mm, set(found.levels)) == (None, set(plain.levels))
+    assert "the networks' field is kept" in caplog.text
+    assert "all folds at once" not in caplog.text
+    caplog.clear()
+    monkeypatch.undo()
+    refined = predictor.register(image, image)
+    assert refined.refined_mm == tuple(step / 2 for step in configuration.preprocessing.spacing)
+    assert set(refined.levels) == {0, *plain.levels}
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.refinement import Level, smooth
-from biasreg.inference.trust import Agreement, judge, measure_agreement
+from biasreg.inference.trust import Agreement, judge, lands_inside, measure_agreement
+from biasreg.preprocessing.resampling import field_of_view
+from biasreg.spatial.displacement import resize
 from biasreg.spatial.warp import warp
 
 AGREEMENT = Agreement(before=0.5, after=0.2, unrelated=1.0, lost_percent=0.0, overlap=0.9)
@@ -75,9 +79,11 @@ def test_a_check_that_cannot_be_made_is_not_listed():
     assert names.isdisjoint({"training data", "anatomy"})
 
 
-def agreement_of(images, masks, displacement, plans, found=None, semantics=None):
-    answer = Ensemble(displacement if found is None else found, semantics=semantics)
-    return measure_agreement(Level(*images, *masks, channels=1), answer, displacement, plans)
+def agreement_of(images, masks, displacement, plans, inside=None, semantics=None):
+    inside = torch.ones_like(masks[0], dtype=torch.bool) if inside is None else inside
+    return measure_agreement(
+        Level(*images, *masks, channels=1), Ensemble(displacement, semantics=semantics), inside, plans
+    )
 
 
 @pytest.fixture
@@ -94,10 +100,19 @@ def test_the_agreement_tells_a_right_field_from_a_wrong_one(configuration, textu
     field = torch.zeros(1, 3, 20, 20, 20)
     field[:, 0] = 2
     fixed = warp(textures, field)
-    right, wrong = (agreement_of((textures, fixed), (moving_inside, inside), each, plans) for each in (field, -field))
+    grid, moving = Geometry.centered((20, 20, 20), (1.0,) * 3), Geometry.centered((16, 20, 20), (1.0,) * 3)
+    frame = np.eye(4)
+    frame[0, 3] = 2.0  # the moving image's slices are the first 16
+    right, wrong = (
+        agreement_of(
+            (textures, fixed), (moving_inside, inside), each, plans, inside=lands_inside(each, grid, frame, moving)
+        )
+        for each in (field, -field)
+    )
     assert right.after < 0.1 * right.unrelated
     assert right.after < right.before == wrong.before < wrong.after
     assert right.lost_percent == pytest.approx(100 * 6 / 20)  # slices 14 to 19 come from where nothing was imaged
+    assert wrong.lost_percent == pytest.approx(100 * 4 / 20)  # slices 0 and 1, and what is left of 16 to 19
     verdicts = [judge(0.0, 0.1, each, ()).status for each in (right, wrong)]
     assert verdicts[1] == "FAIL"
 
@@ -122,7 +137,8 @@ def test_background_has_no_say(configuration, textures):
 def test_where_nothing_overlaps_there_is_no_figure(configuration, textures):
     inside, outside = torch.ones_like(textures), torch.zeros_like(textures)
     still = torch.zeros(1, 3, 20, 20, 20)
-    found = agreement_of((textures, textures), (outside, inside), still, configuration.training)
+    nowhere = torch.zeros_like(textures, dtype=torch.bool)
+    found = agreement_of((textures, textures), (outside, inside), still, configuration.training, inside=nowhere)
     assert (found.before, found.after, found.lost_percent) == (None, None, 100.0)
 
 
@@ -135,15 +151,45 @@ def test_a_field_on_a_finer_grid_is_the_same_field(configuration):
     assert first.after == pytest.approx(second.after, abs=1e-5)
 
 
-def test_only_what_the_networks_found_is_compared_with_unrelated_images(configuration, textures):
-    inside, still = torch.ones_like(textures), torch.zeros(1, 3, 20, 20, 20)
-    refined = still.clone()
-    refined[:, 0] = 2
-    fixed = warp(textures, refined)
-    found = agreement_of((textures, fixed), (inside, inside), refined, configuration.training, found=still)
-    assert found.after == pytest.approx(found.before, rel=1e-4)
-    registered = agreement_of((textures, fixed), (inside, inside), refined, configuration.training)
-    assert registered.after < 0.2 * found.after
+def oblique(shape, spacing, center):
+    turn = np.array([[0.8, 0.6, 0.0], [-0.6, 0.8, 0.0], [0.0, 0.0, -1.0]]) * np.array(spacing)
+    affine = np.eye(4)
+    affine[:3, :3] = turn
+    affine[:3, 3] = np.array(center) - turn @ (np.array(shape) - 1) / 2
+    return Geometry.from_affine(affine, shape)
+
+
+SHEARED = np.array([[1.1, 0.1, 0.0, 3.0], [0.0, 0.9, 0.2, -2.0], [0.05, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+
+
+def test_without_displacement_the_view_is_that_of_the_mask():
+    grid, moving = Geometry.centered((20, 16, 12), (2.0, 2.5, 3.0)), oblique((30, 22, 9), (1.0, 1.5, 4.0), (4, -3, 2))
+    inside = lands_inside(torch.zeros(1, 3, *grid.shape), grid, SHEARED, moving)[0, 0].numpy()
+    np.testing.assert_array_equal(inside, field_of_view(moving, grid, SHEARED))
+    assert 0.1 < inside.mean() < 0.9
+
+
+@pytest.mark.parametrize(("size", "lost"), [(24, 0.5), (200, 0.0)], ids=["ends with the grid", "goes on beyond it"])
+def test_beyond_the_canonical_grid_the_moving_images_own_grid_counts(size, lost):
+    grid, moving = Geometry.centered((24, 20, 16), (2.0, 2.5, 3.0)), Geometry.centered((size, 20, 16), (2.0, 2.5, 3.0))
+    field = torch.zeros(1, 3, *grid.shape)
+    field[:, 0, 12:] = 40.0  # half of the anatomy, far out of the canonical grid
+    inside = lands_inside(field, grid, np.eye(4), moving)
+    assert inside.shape == (1, 1, *grid.shape)
+    assert 1 - inside.float().mean().item() == pytest.approx(lost)
+
+
+def test_a_field_on_a_finer_grid_lands_at_the_same_place():
+    grid, moving = Geometry.centered((20, 16, 12), (2.0, 2.5, 3.0)), oblique((30, 22, 9), (1.0, 1.5, 4.0), (4, -3, 2))
+    field = torch.tensor([3.0, -2.0, 1.0]).view(1, 3, 1, 1, 1).expand(1, 3, *grid.shape)
+    inside = lands_inside(field, grid, SHEARED, moving)
+    assert torch.equal(lands_inside(resize(field, [2 * size for size in grid.shape]), grid, SHEARED, moving), inside)
+    assert not torch.equal(inside, lands_inside(0 * field, grid, SHEARED, moving))
+
+
+def test_what_is_not_a_number_is_lost():
+    grid = Geometry.centered((4, 4, 4), (1.0, 1.0, 1.0))
+    assert not lands_inside(torch.full((1, 3, 4, 4, 4), torch.nan), grid, np.eye(4), grid).any()
 
 
 def test_the_overlap_is_that_of_the_labels_which_both_images_show(configuration, textures):

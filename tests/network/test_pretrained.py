@@ -13,7 +13,6 @@ from biasreg.network.pretrained import (
     EncoderWeights,
     installed_weights,
     load_base,
-    load_pretrained,
     load_weights,
     read_weights,
     size_of,
@@ -118,7 +117,7 @@ def test_wrappers_and_prefixes_are_taken_off_and_heads_are_ignored(make_encoder,
     content |= {f"{prefix}decoder5.conv.weight": torch.zeros(3), "proj_head.weight": torch.zeros(3)}
     path = save(content if wrapper is None else {wrapper: content, "epoch": 7, "teacher": {"encoder1": 1}})
     encoder = make_encoder()
-    report = load_pretrained(encoder, path)
+    report = load_weights(encoder, read_weights(path))
     assert (len(report.copied), len(report.ignored)) == (len(list(source.parameters())), 2)
     assert tensors_hash(encoder.state_dict()) == tensors_hash(source.state_dict())
 
@@ -150,7 +149,7 @@ def test_an_incomplete_or_foreign_encoder_is_refused_with_counts_and_names_and_c
     encoder = make_encoder()
     before = tensors_hash(encoder.state_dict())
     with pytest.raises(WeightsError, match=rf"do not fit the encoder: \d+ copied, .*{message}.* · .*file\.pt"):
-        load_pretrained(encoder, path)
+        load_weights(encoder, read_weights(path))
     assert tensors_hash(encoder.state_dict()) == before
 
 
@@ -158,13 +157,13 @@ def test_index_tables_follow_from_the_shape_and_need_not_be_in_a_file(make_encod
     source = make_encoder()
     path = save({name: tensor for name, tensor in state(source).items() if tensor.is_floating_point()})
     encoder = make_encoder()
-    assert load_pretrained(encoder, path).is_complete
+    assert load_weights(encoder, read_weights(path)).is_complete
     assert tensors_hash(encoder.state_dict()) == tensors_hash(source.state_dict())
 
 
 def test_several_channels_share_what_was_made_for_one(make_encoder, save):
     source, encoder = make_encoder(), make_encoder(in_channels=3)
-    load_pretrained(encoder, save(state(source)))
+    load_weights(encoder, read_weights(save(state(source))))
     image = torch.rand(1, 1, 8, 8, 16)
     for one, three in zip(source(image), encoder(image.expand(-1, 3, -1, -1, -1)), strict=True):
         torch.testing.assert_close(three, one, atol=1e-5, rtol=1e-4)
@@ -173,10 +172,10 @@ def test_several_channels_share_what_was_made_for_one(make_encoder, save):
 def test_weights_and_adapters_may_come_in_either_order(make_encoder, save):
     path = save(state(make_encoder()))
     first, second = make_encoder(), make_encoder()
-    load_pretrained(first, path)
+    load_weights(first, read_weights(path))
     add_lora(first, rank=2, alpha=2.0, mlp=True)
     add_lora(second, rank=2, alpha=2.0, mlp=True)
-    load_pretrained(second, path)
+    load_weights(second, read_weights(path))
     image = torch.rand(1, 1, 8, 8, 8)
     for one, other in zip(first(image), second(image), strict=True):
         assert torch.equal(one, other)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from biasreg.network.progressive import ProgressiveRegistration, RegistrationLevel, local_correlation, update_field
+from biasreg.network.progressive import ProgressiveRegistration, RegistrationLevel, local_correlation
+from biasreg.spatial.displacement import resize
 
 CHANNELS = (4, 6, 8)
 
@@ -21,28 +22,17 @@ def make_pyramid(batch=1, side=8):
     return [torch.randn(batch, width, *(side >> level,) * 3) for level, width in enumerate(CHANNELS)]
 
 
-def translation(*voxels):
-    return torch.tensor(voxels, dtype=torch.float32).reshape(1, 3, 1, 1, 1).expand(1, 3, 5, 6, 7).contiguous()
-
-
-def test_updating_a_translation_by_a_translation_is_exact():
-    updated = update_field(translation(0.25, -1.5, 2.0), translation(1.0, 0.5, -3.0))
-    torch.testing.assert_close(updated, translation(1.25, -1.0, -1.0), atol=0, rtol=0)
-
-
-def test_the_update_samples_the_previous_field_where_the_residual_points():
-    previous = torch.zeros(1, 3, 6, 4, 4)
-    previous[:, 1] = torch.arange(6.0).reshape(1, 6, 1, 1)  # y displacement grows along x
-    residual = torch.zeros(1, 3, 6, 4, 4)
-    residual[:, 0] = 1.0
-    updated = update_field(residual, previous)
-    torch.testing.assert_close(updated[0, 1, :5, 2, 2], torch.arange(1.0, 6.0), atol=1e-5, rtol=0)
-    torch.testing.assert_close(updated[0, 0], residual[0, 0])
-
-
-def test_the_first_field_is_the_residual():
-    residual = torch.randn(1, 3, 2, 2, 2)
-    assert update_field(residual, None) is residual
+def test_a_level_samples_the_field_so_far_where_its_residual_points():
+    level = RegistrationLevel(4, 6)
+    torch.nn.init.zeros_(level.residual.weight)
+    level.residual.bias.data = torch.tensor([1.0, 0.0, 0.0])
+    field = torch.zeros(1, 3, 3, 2, 2)
+    field[:, 1] = torch.tensor([0.0, 1.0, 4.0]).view(1, 3, 1, 1)  # its y displacement grows along x
+    features = torch.rand(2, 1, 4, 6, 4, 4)
+    updated, _ = level(*features, field, torch.rand(1, 6, 3, 2, 2))
+    expected = resize(field, (6, 4, 4)).roll(-1, dims=2)
+    expected[:, 0] = 1.0
+    torch.testing.assert_close(updated[:, :, :5], expected[:, :, :5], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("integration_steps", [0, 7])

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage
 
@@ -57,10 +58,15 @@ def test_an_empty_label_map_stays_empty(grid: Geometry, oblique: Geometry) -> No
     assert not warp_label_map(Image(np.zeros(oblique.shape, dtype=np.uint8), oblique), None, grid).any()
 
 
-def test_large_label_values_survive(grid: Geometry) -> None:
-    labels = random_labels(grid.shape).astype(np.int64) * 2**28
+@pytest.mark.parametrize(
+    ("kind", "factor"), [(np.int64, 2**28), (np.uint32, 2**26), (np.uint64, 1), (np.uint64, 2**56), (np.uint64, 2**58)]
+)
+def test_large_label_values_survive_in_any_type(grid: Geometry, kind: type, factor: int) -> None:
+    small = random_labels(grid.shape)
     field = np.full((*grid.shape, 3), 0.4, dtype=np.float32)
-    assert set(np.unique(warp_label_map(Image(labels, grid), field, grid))) <= set(np.unique(labels))
+    warped = warp_label_map(Image(small.astype(kind) * kind(factor), grid), field, grid)
+    assert warped.dtype == kind
+    np.testing.assert_array_equal(warped // kind(factor), warp_label_map(Image(small, grid), field, grid))
 
 
 def test_an_image_is_found_at_p_plus_d_and_padded_with_its_minimum(grid: Geometry) -> None:
