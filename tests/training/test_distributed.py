@@ -16,9 +16,10 @@ from torch import nn
 
 from biasreg.core.errors import InputError
 from biasreg.network.checkpoint import LATEST, load_checkpoint
-from biasreg.training.distributed import ALONE, Seat, join_team, launch, seat_from
+from biasreg.training.distributed import ALONE, Seat, join_team, seat_from
 from biasreg.training.fold import train_fold
 from biasreg.training.interruption import TrainingStoppedError
+from biasreg.training.launch import launch
 from biasreg.training.options import TrainingOptions
 
 CPU = torch.device("cpu")
