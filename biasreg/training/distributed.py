@@ -6,14 +6,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from biasreg.core.errors import BiasregError, InputError
+from biasreg.core.errors import InputError
 
 Item = TypeVar("Item")
 # A process that waits longer than this for another takes it for dead; the slowest thing that only one does is to
@@ -104,6 +104,30 @@ class Team:
         count = sum(len(each) for each in shares)
         return tuple(shares[index % self.seat.size][index // self.seat.size] for index in range(count))
 
+    def together(self, make: Callable[[], Item]) -> Item:
+        """Let every process do the same, without talking to the others, and give each its own result.
+
+        An error of one ends all: of those with the same error the first alone raises it, and so says why; the others
+        exit with its code.
+        """
+        if self.is_alone:
+            return make()
+        item: Item | None = None
+        error: Exception | None = None
+        try:
+            item = make()
+        except Exception as caught:  # of any kind, or else the others wait for this process in vain
+            error = caught
+        fault = None if error is None else (f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
+        faults: list[tuple[str, int] | None] = [None] * self.seat.size
+        dist.all_gather_object(faults, fault)
+        if error is not None and fault not in faults[: self.seat.rank]:
+            raise error
+        for each in faults:
+            if each is not None:
+                sys.exit(each[1])
+        return cast("Item", item)
+
     def by_first(self, make: Callable[[], Item]) -> Item:
         """Let the first process do something, and give every process what it returned.
 
@@ -111,20 +135,9 @@ class Team:
         """
         if self.is_alone:
             return make()
-        outcome: list[Any] = [None, None]
-        error = None
-        if self.writes:
-            try:
-                outcome[0] = make()
-            except BiasregError as caught:
-                error, outcome[1] = caught, caught.exit_code
-        dist.broadcast_object_list(outcome, src=0, device=self.device)
-        if error is not None:
-            raise error
-        if outcome[1] is not None:
-            sys.exit(outcome[1])
-        item: Item = outcome[0]
-        return item
+        made = [self.together(lambda: make() if self.writes else None)]
+        dist.broadcast_object_list(made, src=0, device=self.device)
+        return cast("Item", made[0])
 
 
 def seat_from(environment: Mapping[str, str]) -> Seat:

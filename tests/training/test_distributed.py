@@ -113,6 +113,25 @@ def command(roots, *options):
 CALL = "import sys; from biasreg.cli.train import main; sys.exit(main(sys.argv[1:]))"
 
 
+def run(roots, *options):
+    """Run the command, and give its exit code with what it said."""
+    roots.raw.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    called = [sys.executable, "-c", CALL, *command(roots, *options)]
+    result = subprocess.run(called, capture_output=True, text=True, check=False, env=environment)
+    return result.returncode, result.stderr
+
+
+@pytest.mark.slow
+def test_a_program_that_cannot_follow_a_run_ends_all_processes_with_one_message(write_dataset, tmp_path, monkeypatch):
+    (tmp_path / "mlflow.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    code, errors = run(write_dataset(), "-num_gpus", "2", "--track", "mlflow")
+    assert code == 2, errors
+    assert errors.count("MLflow is not installed (not here)") == 1
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog, monkeypatch):
     roots = write_dataset()
