@@ -54,7 +54,7 @@ def build_trainer(
     torch.manual_seed(run.seed)
     _set_determinism(options.deterministic)
     if network is None:
-        network = make_network(workspace, team.device, home.identity.pretrained_hash)
+        network = team.together(lambda: make_network(workspace, team.device, home.identity.pretrained_hash))
     recipe = _recipe(configuration, run, options)
     return Trainer(
         network,

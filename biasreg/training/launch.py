@@ -65,7 +65,10 @@ def launch(function: Callable[[Seat], int], size: int) -> int:
 def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
     os.setpgrp()  # a terminal's Ctrl-C comes through the launcher, once
     threading.Thread(target=die_with_parent, daemon=True).start()
-    code = function(seat)
+    try:
+        code = function(seat)
+    except SystemExit as left:  # another process says why
+        code = left.code if isinstance(left.code, int) else 1
     sys.stdout.flush()
     sys.stderr.flush()
     # Not by sys.exit: now and then gloo's threads outlive the interpreter, and the process aborts (torch 2.13).

@@ -42,6 +42,7 @@ def talk(seat: Seat, folder: Path) -> int:
             "collected": team.collect([2 * item for item in team.share(range(5))]),
             "first": team.by_first(lambda: seat.rank),
             "gradient": layer.weight.grad.item(),
+            "own": team.collect([team.together(lambda: seat.rank)]),
         }
     (folder / f"{seat.rank}.json").write_text(json.dumps(heard))
     return 0
@@ -52,6 +53,9 @@ def fail(seat: Seat, how: str) -> int:
     with join_team(seat, CPU) as team:
         if how == "unusable":
             return run_command(lambda: team.by_first(refuse))
+        if how in {"alike", "apart"}:
+            where = seat.rank if how == "apart" else ""
+            return run_command(lambda: team.together(lambda: refuse(f"this cannot be used{where}")))
         if seat.rank == 1 and how == "raise":
             raise RuntimeError("the second process has a bug")
         if seat.rank == 1 and how == "killed":
@@ -62,9 +66,9 @@ def fail(seat: Seat, how: str) -> int:
     return 0
 
 
-def refuse() -> int:
+def refuse(why: str = "the first process cannot use this") -> int:
     """Find the input unusable."""
-    raise InputError("the first process cannot use this")
+    raise InputError(why)
 
 
 def wait_for_signal(seat: Seat, folder: Path) -> int:

@@ -36,6 +36,7 @@ def test_a_process_by_itself_is_a_team_of_one():
         assert (team.any(True), team.any(False)) == (True, False)
         assert team.collect(team.share([1, 2, 3])) == (1, 2, 3)
         assert team.by_first(lambda: "mine") == "mine"
+        assert team.together(lambda: "ours") == "ours"
 
 
 def test_torchrun_says_where_a_process_sits_and_other_launchers_do_not():
@@ -52,7 +53,14 @@ def test_the_processes_of_a_team_share_work_and_average_gradients(tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first.pop("writes"), second.pop("writes")) == (True, False)
     assert first == second
-    assert first == {"mean": 0.5, "any": [True, False], "collected": [0, 2, 4, 6, 8], "first": 0, "gradient": 0.5}
+    assert first == {
+        "mean": 0.5,
+        "any": [True, False],
+        "collected": [0, 2, 4, 6, 8],
+        "first": 0,
+        "gradient": 0.5,
+        "own": [0, 1],
+    }
 
 
 @pytest.mark.slow
@@ -133,6 +141,35 @@ def test_a_program_that_cannot_follow_a_run_ends_all_processes_with_one_message(
 
 
 @pytest.mark.slow
+def test_what_all_processes_find_unusable_is_said_once_and_leaves_nothing_behind(write_dataset):
+    roots = write_dataset()
+    code, errors = run(roots, "-num_gpus", "2", "--c")
+    assert code == 2, errors
+    assert errors.count("there is nothing to resume") == 1
+    assert "Traceback" not in errors
+    assert not roots.results.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "said"), [("alike", 1), ("apart", 2)])
+def test_each_error_of_several_processes_is_said_once(how, said, capfd):
+    assert launch(functools.partial(team_members.fail, how=how), 2) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("error: this cannot be used") == said
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_two_processes_that_cannot_go_on_say_so_once(write_dataset, configuration):
+    infinite = replace(configuration.training, learning_rate=1e30, iterations_per_epoch=40)
+    code, errors = run(write_dataset(replace(configuration, training=infinite)), "-num_gpus", "2")
+    assert code == 1
+    assert errors.count("error: 21 steps in a row") == 1
+    assert errors.count("step skipped") == 21
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
 def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog, monkeypatch):
     roots = write_dataset()
     (roots.raw).mkdir()
@@ -146,7 +183,7 @@ def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset
         running.terminate()
         errors = running.stderr.read().decode()
     assert running.returncode == 143, errors
-    assert "stopped by SIGTERM" in errors
+    assert errors.count("stopped by SIGTERM") == 1
     done = load_checkpoint(folder / LATEST).progress["iteration"]
     assert 0 < done < 600
     resumed = replace(OPTIONS, resume=True)  # and by one process, which then has half of the pairs in a step
