@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import FrameType
 
 from biasreg.core.parallel import die_with_parent
 from biasreg.training.distributed import Seat
-from biasreg.training.interruption import SIGNALS
+from biasreg.training.interruption import SIGNALS, StopRequest
 
 logger = logging.getLogger(__name__)
 
@@ -42,29 +43,43 @@ def launch(function: Callable[[Seat], int], size: int) -> int:
         seats = [Seat(rank, size, rank, size, f"file://{folder}/meeting") for rank in range(size)]
         make = multiprocessing.get_context("spawn").Process
         processes = [make(target=_take_seat, args=(function, seat)) for seat in seats]
-        for process in processes:
-            process.start()
-        with _passing_on(processes):
+        with _passing_on(processes) as request:
+            with _held_back():
+                for process in processes:
+                    process.start()
             first = _wait_for_failure(processes)
-            own = [process.exitcode for process in processes if process.exitcode not in (None, 0, 1)]
-            killed = [rank for rank, process in enumerate(processes) if (process.exitcode or 0) < 0]
+            codes = [process.exitcode or 0 for process in processes]
             _end(processes)
-    for rank in killed:
-        name = signal.Signals(-(processes[rank].exitcode or 0)).name
-        logger.error(
-            "process %d of %d was ended by %s, most often because main memory was short · --c resumes from the latest "
-            "checkpoint",
-            rank,
-            size,
-            name,
-        )
-    code = (own or [first])[0] or 0
+    _explain(codes, request)
+    code = next((code for code in codes if code not in {0, 1}), first)
     return 128 - code if code < 0 else code
+
+
+def _explain(codes: Sequence[int], request: StopRequest) -> None:
+    """Say which processes were ended by a signal, for they did not say so themselves."""
+    if request.signal_number is not None and -request.signal_number in codes:
+        logger.error(
+            "stopped by %s while no step was under way, so that no state was saved · the same command starts again",
+            request.signal_name,
+        )
+    for rank, code in enumerate(codes):
+        if code < 0 and -code != request.signal_number:
+            short = ", most often because main memory was short" if -code == signal.SIGKILL else ""
+            logger.error(
+                "process %d of %d was ended by %s%s · --c resumes from the latest checkpoint",
+                rank,
+                len(codes),
+                signal.Signals(-code).name,
+                short,
+            )
 
 
 def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
     os.setpgrp()  # a terminal's Ctrl-C comes through the launcher, once
     threading.Thread(target=die_with_parent, daemon=True).start()
+    # Until the training loop sets handlers of its own, a signal ends this process; the launcher says so.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
         code = function(seat)
     except SystemExit as left:  # another process says why
@@ -100,17 +115,33 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 
 @contextmanager
-def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """Pass the signals that ask a run to stop on to the processes."""
+def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[StopRequest]:
+    """Pass the signals that ask a run to stop on to the processes; yields what remembers the first of them."""
+    request = StopRequest()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        request.signal_number = request.signal_number or number
         for process in processes:
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)
 
     former = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
-        yield
+        yield request
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold signals back while processes are started: until they sit down they could but answer with a traceback.
+
+    The processes inherit that, and take the signals up in `_take_seat`.
+    """
+    resource_tracker.ensure_running()  # its start would end the holding back
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

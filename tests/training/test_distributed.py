@@ -1,5 +1,6 @@
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -80,8 +81,9 @@ def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configur
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("return", 7), ("killed", 128 + signal.SIGKILL)])
-def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code):
+def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code, caplog):
     assert launch(functools.partial(team_members.fail, how=how), 2) == code
+    assert ("process 1 of 2 was ended by SIGKILL, most often because main memory" in caplog.text) == (how == "killed")
 
 
 @pytest.mark.slow
@@ -109,6 +111,31 @@ def test_a_scheduler_s_signal_reaches_every_process(tmp_path):
     sender.start()
     assert launch(functools.partial(team_members.wait_for_signal, folder=tmp_path), 2) == 143
     sender.join()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "when", "name"),
+    [
+        (signal.SIGTERM, "preparing", "SIGTERM"),
+        (signal.SIGINT, "preparing", r"SIGINT (Ctrl-C)"),
+        (signal.SIGINT, "starting", r"SIGINT (Ctrl-C)"),
+    ],
+)
+def test_a_signal_before_the_first_step_is_named_once_as_the_cause(tmp_path, caplog, capfd, number, when, name):
+    def send():
+        started = multiprocessing.active_children if when == "starting" else lambda: list(tmp_path.glob("*.ready"))
+        while len(started()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert launch(functools.partial(team_members.prepare, folder=tmp_path), 2) == 128 + number
+    sender.join()
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith(f"stopped by {name} ")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def command(roots, *options):
