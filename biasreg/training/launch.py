@@ -1,5 +1,6 @@
 """Starting the processes of this computer that train together, and waiting for them."""
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.connection
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from types import FrameType
+
+from tqdm import tqdm
 
 from biasreg.core.parallel import die_with_parent
 from biasreg.training.distributed import Seat
@@ -80,10 +83,13 @@ def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
     # Until the training loop sets handlers of its own, a signal ends this process; the launcher says so.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    # tqdm's own lock holds a semaphore, which nobody gives back where a process leaves by `os._exit` below.
+    tqdm.set_lock(threading.RLock())
     try:
         code = function(seat)
     except SystemExit as left:  # another process says why
         code = left.code if isinstance(left.code, int) else 1
+    gc.collect()  # an error may hold the queues of loading processes, and these hold semaphores too
     sys.stdout.flush()
     sys.stderr.flush()
     # Not by sys.exit: now and then gloo's threads outlive the interpreter, and the process aborts (torch 2.13).

@@ -154,6 +154,7 @@ def run(roots, *options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     called = [sys.executable, "-c", CALL, *command(roots, *options)]
     result = subprocess.run(called, capture_output=True, text=True, check=False, env=environment)
+    assert "leaked" not in result.stderr
     return result.returncode, result.stderr
 
 
@@ -200,7 +201,7 @@ def test_two_processes_that_cannot_go_on_say_so_once(write_dataset, configuratio
 def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog, monkeypatch):
     roots = write_dataset()
     (roots.raw).mkdir()
-    arguments = command(roots, "-num_gpus", "2", "--epochs", "200")
+    arguments = command(roots, "-num_gpus", "2", "--epochs", "200", "--num_workers", "1")
     folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", CALL, *arguments], stderr=subprocess.PIPE, env=environment) as running:
@@ -211,6 +212,7 @@ def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset
         errors = running.stderr.read().decode()
     assert running.returncode == 143, errors
     assert errors.count("stopped by SIGTERM") == 1
+    assert "leaked" not in errors
     done = load_checkpoint(folder / LATEST).progress["iteration"]
     assert 0 < done < 600
     resumed = replace(OPTIONS, resume=True)  # and by one process, which then has half of the pairs in a step
