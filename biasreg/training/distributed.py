@@ -16,9 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from biasreg.core.errors import InputError
 
 Item = TypeVar("Item")
-# A process that waits longer than this for another takes it for dead; the slowest thing that only one does is to
-# write a checkpoint to a network disk.
-PATIENCE = datetime.timedelta(minutes=10)
+# A process that waits longer than this for another gives up. It must outlast all that the first one does alone: to
+# check the data of a large dataset, to try training steps until one fits the device (minutes each on a CPU), to write a
+# checkpoint to a slow disk. It may be long: when a process dies, `launch` or torchrun ends the others within seconds.
+# So this is for a process that hangs, and for a computer that vanishes.
+PATIENCE = datetime.timedelta(hours=2)
 
 
 class Seat(NamedTuple):
