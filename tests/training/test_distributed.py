@@ -16,6 +16,7 @@ from test_fold import stop_at
 from torch import nn
 
 from biasreg.core.errors import InputError
+from biasreg.losses.objective import PairBatch
 from biasreg.network.checkpoint import LATEST, load_checkpoint
 from biasreg.training.distributed import ALONE, Seat, join_team, seat_from
 from biasreg.training.fold import train_fold
@@ -77,6 +78,26 @@ def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configur
         assert ours["dice_after"] == pytest.approx(theirs["dice_after"], abs=1e-3)
     for name, weight in alone.network.items():
         torch.testing.assert_close(together.network[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_without_labels_takes_the_step_of_one_with_labels_and_two_forward_passes(tmp_path, configuration):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((4, 1, 16, 16, 16), generator=generator)
+    labels = (3 * images).long()
+    labels[1::2] = 0  # the second pair has none
+    annotated, mask = torch.tensor([True, False]), torch.ones_like(images[:2])
+    batch = PairBatch(*images.split(2), *labels.split(2), annotated, annotated, mask, mask)
+    member = functools.partial(team_members.step, folder=tmp_path, configuration=configuration, batch=batch)
+    assert launch(member, 2) == 0
+    assert member(ALONE) == 0
+    first, second, alone = (torch.load(tmp_path / f"{name}.pt") for name in ("0_of_2", "1_of_2", "0_of_1"))
+    assert [first[0], second[0], alone[0]] == [2, 1, 2]
+    assert first[1] == second[1]
+    assert first[1]["taken"]
+    assert first[1]["terms"] == pytest.approx(alone[1]["terms"], rel=1e-4)
+    torch.testing.assert_close(first[2], second[2], rtol=0, atol=0)
+    torch.testing.assert_close(first[2], alone[2], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
