@@ -54,7 +54,8 @@ def talk(seat: Seat, folder: Path) -> int:
 
 def step(seat: Seat, folder: Path, configuration: Configuration, batch: PairBatch) -> int:
     """Take a training step with the share of a batch; note its forward passes, and what the weights have become."""
-    signal.alarm(120)  # were the processes to wait for each other, the first one would end here
+    if seat.size > 1:
+        signal.alarm(120)  # were the processes to wait for each other, the first one would end here
     torch.set_num_threads(1)
     with join_team(seat, CPU) as team:
         torch.manual_seed(0)
