@@ -21,7 +21,7 @@ def run_command(function: Callable[[], int | None], *, quiet: bool = False) -> i
 
     Args:
         function: The command, its arguments bound; returns an exit code, or None when all is done.
-        quiet: Only warnings and errors, for the further processes of a command.
+        quiet: Only warnings and errors, and nothing of an interruption, for the further processes of a command.
 
     Returns:
         The function's code; the error's `exit_code` when it raised a `BiasregError`, whose text is then one line
@@ -39,7 +39,8 @@ def run_command(function: Callable[[], int | None], *, quiet: bool = False) -> i
         _say(f"error: {error}")
         return EXIT_FAILED
     except KeyboardInterrupt as interruption:
-        _say(f"error: {str(interruption) or 'interrupted'}")
+        if not quiet:  # all processes of a command are interrupted together
+            _say(f"error: {str(interruption) or 'interrupted'}")
         code = getattr(interruption, "exit_code", EXIT_INTERRUPTED)
     return EXIT_DONE if code is None else code
 

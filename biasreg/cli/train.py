@@ -92,7 +92,8 @@ def _count(text: str) -> int:
 
 def _train_in_processes(arguments: argparse.Namespace) -> int:
     from biasreg.network.device import select_device
-    from biasreg.training.distributed import launch, require_gpus
+    from biasreg.training.distributed import require_gpus
+    from biasreg.training.launch import launch
     from biasreg.training.workspace import open_workspace
 
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -58,7 +58,7 @@ def build_trainer(
     torch.manual_seed(run.seed)
     set_determinism(options.deterministic)
     if network is None:
-        network = make_network(workspace, team.device, home.identity.pretrained_hash)
+        network = team.together(lambda: make_network(workspace, team.device, home.identity.pretrained_hash))
     recipe = _recipe(configuration, run, options)
     figures, picture = _drawings(workspace, data, home, recipe)
     return Trainer(
@@ -99,11 +99,15 @@ def make_network(workspace: Workspace, device: torch.device, pretrained_hash: st
 
 
 def _trackers(home: Home, options: TrainingOptions, team: Team) -> tuple[Observer, ...]:
-    identity = home.identity
-    if not team.writes:
-        return ()
+    """Let the process that writes begin the runs; all of them end where a program refuses."""
+    identity, made = home.identity, list[Observer]()
     name = f"{identity.dataset_name} {identity.plans_name}__{identity.configuration_name} fold_{identity.run.fold}"
-    return trackers(options.track, TrackedRun(home.folder, name, to_json(identity), options.resume))
+
+    def begin() -> None:  # it returns nothing, for observers stay in their process
+        made.extend(trackers(options.track, TrackedRun(home.folder, name, to_json(identity), options.resume)))
+
+    team.by_first(begin)
+    return tuple(made)
 
 
 def _drawings(

@@ -2,39 +2,25 @@
 
 import datetime
 import inspect
-import logging
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
 import sys
-import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
-from types import FrameType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from biasreg.core.errors import BiasregError, InputError
-from biasreg.core.parallel import die_with_parent
-from biasreg.training.interruption import SIGNALS
-
-logger = logging.getLogger(__name__)
+from biasreg.core.errors import InputError
 
 Item = TypeVar("Item")
-# A process that waits longer than this for another takes it for dead; the slowest thing that only one does is to
-# write a checkpoint to a network disk.
-PATIENCE = datetime.timedelta(minutes=10)
-FOLLOW_SECONDS = 5.0  # that the others have to end by themselves when one has failed, and to say why
-GRACE_SECONDS = 30.0  # between asking them to end and killing them
+# A process that waits longer than this for another gives up. It must outlast all that the first one does alone: to
+# check the data of a large dataset, to try training steps until one fits the device (minutes each on a CPU), to write a
+# checkpoint to a slow disk. It may be long: when a process dies, `launch` or torchrun ends the others within seconds.
+# So this is for a process that hangs, and for a computer that vanishes.
+PATIENCE = datetime.timedelta(hours=2)
 
 
 class Seat(NamedTuple):
@@ -120,6 +106,30 @@ class Team:
         count = sum(len(each) for each in shares)
         return tuple(shares[index % self.seat.size][index // self.seat.size] for index in range(count))
 
+    def together(self, make: Callable[[], Item]) -> Item:
+        """Let every process do the same, without talking to the others, and give each its own result.
+
+        An error of one ends all: of those with the same error the first alone raises it, and so says why; the others
+        exit with its code.
+        """
+        if self.is_alone:
+            return make()
+        item: Item | None = None
+        error: Exception | None = None
+        try:
+            item = make()
+        except Exception as caught:  # of any kind, or else the others wait for this process in vain
+            error = caught
+        fault = None if error is None else (f"{type(error).__name__}: {error}", getattr(error, "exit_code", 1))
+        faults: list[tuple[str, int] | None] = [None] * self.seat.size
+        dist.all_gather_object(faults, fault)
+        if error is not None and fault not in faults[: self.seat.rank]:
+            raise error
+        for each in faults:
+            if each is not None:
+                sys.exit(each[1])
+        return cast("Item", item)
+
     def by_first(self, make: Callable[[], Item]) -> Item:
         """Let the first process do something, and give every process what it returned.
 
@@ -127,20 +137,9 @@ class Team:
         """
         if self.is_alone:
             return make()
-        outcome: list[Any] = [None, None]
-        error = None
-        if self.writes:
-            try:
-                outcome[0] = make()
-            except BiasregError as caught:
-                error, outcome[1] = caught, caught.exit_code
-        dist.broadcast_object_list(outcome, src=0, device=self.device)
-        if error is not None:
-            raise error
-        if outcome[1] is not None:
-            sys.exit(outcome[1])
-        item: Item = outcome[0]
-        return item
+        made = [self.together(lambda: make() if self.writes else None)]
+        dist.broadcast_object_list(made, src=0, device=self.device)
+        return cast("Item", made[0])
 
 
 def seat_from(environment: Mapping[str, str]) -> Seat:
@@ -208,92 +207,3 @@ def require_gpus(count: int) -> None:
     found = torch.cuda.device_count()
     if count > found:
         raise InputError(f"{count} processes need as many GPUs, and this computer has {found} · start {found} of them")
-
-
-def launch(function: Callable[[Seat], int], size: int) -> int:
-    """Call a function in several processes of this computer that train together, and wait for all of them.
-
-    SIGINT and SIGTERM are passed on to the processes, which a terminal does not reach: they have a group of their own
-    each. When one process fails, the others are ended; a process that raises an exception prints its traceback.
-
-    Args:
-        function: Called with the seat of its process; can be pickled; returns an exit code.
-        size: Number of processes.
-
-    Returns:
-        0 if all of them returned 0, else the exit code of one that failed: rather a code that it returned than 1, which
-        is that of a traceback, since the others break when the first one ends.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        seats = [Seat(rank, size, rank, size, f"file://{folder}/meeting") for rank in range(size)]
-        make = multiprocessing.get_context("spawn").Process
-        processes = [make(target=_take_seat, args=(function, seat)) for seat in seats]
-        for process in processes:
-            process.start()
-        with _passing_on(processes):
-            first = _wait_for_failure(processes)
-            own = [process.exitcode for process in processes if process.exitcode not in (None, 0, 1)]
-            killed = [rank for rank, process in enumerate(processes) if (process.exitcode or 0) < 0]
-            _end(processes)
-    for rank in killed:
-        name = signal.Signals(-(processes[rank].exitcode or 0)).name
-        logger.error(
-            "process %d of %d was ended by %s, most often because main memory was short · --c resumes from the latest "
-            "checkpoint",
-            rank,
-            size,
-            name,
-        )
-    code = (own or [first])[0] or 0
-    return 128 - code if code < 0 else code
-
-
-def _take_seat(function: Callable[[Seat], int], seat: Seat) -> None:
-    os.setpgrp()  # a terminal's Ctrl-C comes through the launcher, once
-    threading.Thread(target=die_with_parent, daemon=True).start()
-    code = function(seat)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not by sys.exit: now and then gloo's threads outlive the interpreter, and the process aborts (torch 2.13).
-    os._exit(code)
-
-
-def _wait_for_failure(processes: Sequence[BaseProcess]) -> int:
-    """Wait until all have ended well, or one has failed and the others had time to follow it; its code, or 0."""
-    while waiting := [process for process in processes if process.exitcode is None]:
-        multiprocessing.connection.wait([process.sentinel for process in waiting])
-        failed = [process.exitcode for process in processes if process.exitcode]
-        if failed:
-            deadline = time.monotonic() + FOLLOW_SECONDS
-            for process in processes:
-                process.join(max(deadline - time.monotonic(), 0.0))
-            return failed[0]
-    return next((process.exitcode for process in processes if process.exitcode), 0)
-
-
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """End what still runs: first asked, then killed."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    for process in processes:
-        process.join(max(deadline - time.monotonic(), 0.0))
-        process.kill()
-        process.join()
-
-
-@contextmanager
-def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[None]:
-    """Pass the signals that ask a run to stop on to the processes."""
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for process in processes:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
-
-    former = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ import biasreg
 from biasreg.core.errors import InputError
 from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
-from biasreg.network.checkpoint import BEST, LATEST, Identity, RunSettings, describe_size
+from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, describe_size
 from biasreg.network.device import select_device
 from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
@@ -59,11 +60,19 @@ def train_fold(
     """
     options = options or TrainingOptions()
     with join_team(seat, select_device(options.device)) as team:
-        workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
-        check_writable(workspace.fold_folder(fold), "give another root of the results with --results")
-        data = read_fold_data(workspace, fold)
+        workspace, data = team.together(lambda: _open(roots, dataset, fold, options))
         with _lock(workspace.fold_folder(fold), team):
             return _train(workspace, data, fold, options, team)
+
+
+def _open(roots: Roots, dataset: str, fold: FoldName, options: TrainingOptions) -> tuple[Workspace, FoldData]:
+    """Read what the run works on, and refuse what cannot be trained before anything is written."""
+    workspace = open_workspace(roots, dataset, options.plans_name, options.configuration, options.ablate)
+    folder = workspace.fold_folder(fold)
+    check_writable(folder, "give another root of the results with --results")
+    if not folder.exists():
+        starting_point(folder, workspace.configuration, None, options)  # before it is made, only to refuse to resume
+    return workspace, read_fold_data(workspace, fold)
 
 
 @contextmanager
@@ -90,30 +99,30 @@ def _lock(folder: Path, team: Team) -> Iterator[None]:
 
 def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: TrainingOptions, team: Team) -> Path:
     folder = workspace.fold_folder(fold)
-    reference = reference_hash(workspace.cases_folder, workspace.configuration.preprocessing)
-    checkpoint = starting_point(folder, workspace.configuration, reference, options)
+    planned = workspace.configuration
+    reference = team.together(lambda: reference_hash(workspace.cases_folder, planned.preprocessing))
+    checkpoint = team.together(lambda: starting_point(folder, planned, reference, options))
     fitted: Fitted | None = None
     lines: list[CheckLine] = []
     if checkpoint is None:
-        agreed = agreed_configuration(workspace, fold)
+        agreed = team.together(lambda: agreed_configuration(workspace, fold))
         set_determinism(options.deterministic)  # the kernels that are tried now are those that will train
         fitted, lines = team.by_first(lambda: _prepare(workspace, data, agreed, team.device))
     workspace = replace(workspace, used=used_configuration(fitted, checkpoint))
     new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold), team.seat.size)
-    init = workspace.configuration.network.encoder.init
     identity = Identity(
         dataset_name=workspace.plans.dataset_name,
         plans_name=options.plans_name,
         configuration_name=workspace.configuration_name,
         configuration=workspace.configuration,
         reference_hash=reference,
-        run=run_settings(new_run, options, checkpoint),
-        pretrained_hash=checkpoint.identity.pretrained_hash if checkpoint else installed_hash(workspace.results, init),
+        run=team.together(lambda: run_settings(new_run, options, checkpoint)),
+        pretrained_hash=team.together(lambda: _pretrained_hash(workspace, checkpoint)),
     )
     trainer = build_trainer(workspace, data, Home(folder, identity), options, team)
     team.by_first(lambda: _make_room(workspace, fold, everything=options.overwrite))
     if checkpoint is not None:
-        trainer.restore(checkpoint)
+        team.together(partial(trainer.restore, checkpoint))
         checkpoint = None  # all of it is in the trainer now
     if not team.writes:
         return _run(trainer)
@@ -123,6 +132,13 @@ def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: Traini
         if fitted:
             _log_fit(fitted)
         return _run(trainer)
+
+
+def _pretrained_hash(workspace: Workspace, checkpoint: Checkpoint | None) -> str | None:
+    """Hash of the weights that the run started from, or is to start from; None for an encoder from scratch."""
+    if checkpoint is not None:
+        return checkpoint.identity.pretrained_hash
+    return installed_hash(workspace.results, workspace.configuration.network.encoder.init)
 
 
 def _prepare(

@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -149,7 +150,8 @@ class Trainer:
                 bar.set_postfix_str(f"loss {outcome.loss:.4f}", refresh=False)
                 if not outcome.taken:
                     where = f"iteration {progress.iteration}, {self._suspects(batch, outcome)}"
-                    check_skipped(outcome, progress.skipped_in_a_row, (progress.skipped, progress.taken), where)
+                    counts = progress.skipped_in_a_row, (progress.skipped, progress.taken)
+                    self.team.by_first(partial(check_skipped, outcome, *counts, where))
         return True
 
     def _suspects(self, batch: HostBatch, outcome: StepOutcome) -> str:
@@ -227,13 +229,17 @@ class Trainer:
     def _leave(self, stop: StopRequest) -> None:
         """Save the state in the middle of an epoch and end the run."""
         self._save()
-        self.team.any(False)  # nobody leaves, and so ends the others, before it is written
         by = stop.signal_name if stop else "a signal to another process"
-        raise TrainingStoppedError(
+        stopped = TrainingStoppedError(
             stop.signal_number or signal.SIGTERM,
             f"stopped by {by} after {self.progress.iteration} of {self.recipe.iterations} iterations · "
             f"the state is saved in {self.home.folder / LATEST} · resume with the same command and --c",
         )
+
+        def leave() -> None:
+            raise stopped
+
+        self.team.by_first(leave)  # nobody leaves, and so ends the others, before it is written; one says why
 
     def _save(self) -> None:
         if not self.team.writes:

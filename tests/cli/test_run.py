@@ -30,6 +30,8 @@ def test_an_interruption_ends_with_130(capsys) -> None:
 
     assert run_command(function) == 130
     assert "interrupted" in capsys.readouterr().err
+    assert run_command(function, quiet=True) == 130
+    assert not capsys.readouterr().err
 
 
 def test_what_the_system_refuses_is_one_line_that_names_the_file(tmp_path, capsys) -> None:

@@ -1,5 +1,6 @@
 import functools
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -15,10 +16,12 @@ from test_fold import stop_at
 from torch import nn
 
 from biasreg.core.errors import InputError
+from biasreg.losses.objective import PairBatch
 from biasreg.network.checkpoint import LATEST, load_checkpoint
-from biasreg.training.distributed import ALONE, Seat, join_team, launch, seat_from
+from biasreg.training.distributed import ALONE, Seat, join_team, seat_from
 from biasreg.training.fold import train_fold
 from biasreg.training.interruption import TrainingStoppedError
+from biasreg.training.launch import launch
 from biasreg.training.options import TrainingOptions
 
 CPU = torch.device("cpu")
@@ -35,6 +38,7 @@ def test_a_process_by_itself_is_a_team_of_one():
         assert (team.any(True), team.any(False)) == (True, False)
         assert team.collect(team.share([1, 2, 3])) == (1, 2, 3)
         assert team.by_first(lambda: "mine") == "mine"
+        assert team.together(lambda: "ours") == "ours"
 
 
 def test_torchrun_says_where_a_process_sits_and_other_launchers_do_not():
@@ -51,7 +55,14 @@ def test_the_processes_of_a_team_share_work_and_average_gradients(tmp_path):
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert (first.pop("writes"), second.pop("writes")) == (True, False)
     assert first == second
-    assert first == {"mean": 0.5, "any": [True, False], "collected": [0, 2, 4, 6, 8], "first": 0, "gradient": 0.5}
+    assert first == {
+        "mean": 0.5,
+        "any": [True, False],
+        "collected": [0, 2, 4, 6, 8],
+        "first": 0,
+        "gradient": 0.5,
+        "own": [0, 1],
+    }
 
 
 @pytest.mark.slow
@@ -70,9 +81,30 @@ def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configur
 
 
 @pytest.mark.slow
+def test_a_process_without_labels_takes_the_step_of_one_with_labels_and_two_forward_passes(tmp_path, configuration):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((4, 1, 16, 16, 16), generator=generator)
+    labels = (3 * images).long()
+    labels[1::2] = 0  # the second pair has none
+    annotated, mask = torch.tensor([True, False]), torch.ones_like(images[:2])
+    batch = PairBatch(*images.split(2), *labels.split(2), annotated, annotated, mask, mask)
+    member = functools.partial(team_members.step, folder=tmp_path, configuration=configuration, batch=batch)
+    assert launch(member, 2) == 0
+    assert member(ALONE) == 0
+    first, second, alone = (torch.load(tmp_path / f"{name}.pt") for name in ("0_of_2", "1_of_2", "0_of_1"))
+    assert [first[0], second[0], alone[0]] == [2, 1, 2]
+    assert first[1] == second[1]
+    assert first[1]["taken"]
+    assert first[1]["terms"] == pytest.approx(alone[1]["terms"], rel=1e-4)
+    torch.testing.assert_close(first[2], second[2], rtol=0, atol=0)
+    torch.testing.assert_close(first[2], alone[2], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [("return", 7), ("killed", 128 + signal.SIGKILL)])
-def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code):
+def test_a_process_that_ends_early_ends_the_others_with_its_code(how, code, caplog):
     assert launch(functools.partial(team_members.fail, how=how), 2) == code
+    assert ("process 1 of 2 was ended by SIGKILL, most often because main memory" in caplog.text) == (how == "killed")
 
 
 @pytest.mark.slow
@@ -102,6 +134,31 @@ def test_a_scheduler_s_signal_reaches_every_process(tmp_path):
     sender.join()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "when", "name"),
+    [
+        (signal.SIGTERM, "preparing", "SIGTERM"),
+        (signal.SIGINT, "preparing", r"SIGINT (Ctrl-C)"),
+        (signal.SIGINT, "starting", r"SIGINT (Ctrl-C)"),
+    ],
+)
+def test_a_signal_before_the_first_step_is_named_once_as_the_cause(tmp_path, caplog, capfd, number, when, name):
+    def send():
+        started = multiprocessing.active_children if when == "starting" else lambda: list(tmp_path.glob("*.ready"))
+        while len(started()) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert launch(functools.partial(team_members.prepare, folder=tmp_path), 2) == 128 + number
+    sender.join()
+    (message,) = (record.getMessage() for record in caplog.records)
+    assert message.startswith(f"stopped by {name} ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def command(roots, *options):
     return [
         *("901", "0", "-p", "tiny", "-device", "cpu", "--num_workers", "0", *options),
@@ -112,11 +169,60 @@ def command(roots, *options):
 CALL = "import sys; from biasreg.cli.train import main; sys.exit(main(sys.argv[1:]))"
 
 
+def run(roots, *options):
+    """Run the command, and give its exit code with what it said."""
+    roots.raw.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    called = [sys.executable, "-c", CALL, *command(roots, *options)]
+    result = subprocess.run(called, capture_output=True, text=True, check=False, env=environment)
+    assert "leaked" not in result.stderr
+    return result.returncode, result.stderr
+
+
+@pytest.mark.slow
+def test_a_program_that_cannot_follow_a_run_ends_all_processes_with_one_message(write_dataset, tmp_path, monkeypatch):
+    (tmp_path / "mlflow.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    code, errors = run(write_dataset(), "-num_gpus", "2", "--track", "mlflow")
+    assert code == 2, errors
+    assert errors.count("MLflow is not installed (not here)") == 1
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_what_all_processes_find_unusable_is_said_once_and_leaves_nothing_behind(write_dataset):
+    roots = write_dataset()
+    code, errors = run(roots, "-num_gpus", "2", "--c")
+    assert code == 2, errors
+    assert errors.count("there is nothing to resume") == 1
+    assert "Traceback" not in errors
+    assert not roots.results.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "said"), [("alike", 1), ("apart", 2)])
+def test_each_error_of_several_processes_is_said_once(how, said, capfd):
+    assert launch(functools.partial(team_members.fail, how=how), 2) == 2
+    errors = capfd.readouterr().err
+    assert errors.count("error: this cannot be used") == said
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_two_processes_that_cannot_go_on_say_so_once(write_dataset, configuration):
+    infinite = replace(configuration.training, learning_rate=1e30, iterations_per_epoch=40)
+    code, errors = run(write_dataset(replace(configuration, training=infinite)), "-num_gpus", "2")
+    assert code == 1
+    assert errors.count("error: 21 steps in a row") == 1
+    assert errors.count("step skipped") == 21
+    assert "Traceback" not in errors
+
+
 @pytest.mark.slow
 def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset, caplog, monkeypatch):
     roots = write_dataset()
     (roots.raw).mkdir()
-    arguments = command(roots, "-num_gpus", "2", "--epochs", "200")
+    arguments = command(roots, "-num_gpus", "2", "--epochs", "200", "--num_workers", "1")
     folder = roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", CALL, *arguments], stderr=subprocess.PIPE, env=environment) as running:
@@ -126,7 +232,8 @@ def test_a_run_on_two_processes_is_stopped_by_a_signal_and_resumed(write_dataset
         running.terminate()
         errors = running.stderr.read().decode()
     assert running.returncode == 143, errors
-    assert "stopped by SIGTERM" in errors
+    assert errors.count("stopped by SIGTERM") == 1
+    assert "leaked" not in errors
     done = load_checkpoint(folder / LATEST).progress["iteration"]
     assert 0 < done < 600
     resumed = replace(OPTIONS, resume=True)  # and by one process, which then has half of the pairs in a step
