@@ -21,7 +21,6 @@ from biasreg.preprocessing.preprocess import CanonicalImage, canonical_grid, can
 ROLES = ("moving", "fixed")
 # A grid that is finer than the images by more than this shows nothing new.
 FINEST_SHARE = 0.75
-_CENTRE_ALONE = "is aligned to the model's reference by its centre alone: no turn of it fits better"
 
 Frames = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -89,9 +88,7 @@ def prepare_pair(
             check_content(role, image, item)
         grid = canonical_grid(plans)
         notices = [note for role, _, item in named for note in content_notices(role, item, grid, plans.crop)]
-        if source.reference is not None:
-            aligned = zip(ROLES, frames, strict=True) if initial is None else [("fixed", frames[1])]
-            notices += [f"the {role} image {_CENTRE_ALONE}" for role, frame in aligned if joins_centers_only(frame)]
+        notices += _alignment_notices(images, source, frames, initial)
         unlike = None
         if ranges is not None:
             unlike = tuple(text for role, image, _ in named for text in suspicions(role, image, ranges, plans))
@@ -117,6 +114,19 @@ def _frames(
     center = foreground_center(fixed, source.plans.modality)
     of_fixed = source.frame(fixed, center)
     return source.frame(moving, center) if initial is None else initial @ of_fixed, of_fixed
+
+
+def _alignment_notices(
+    images: Sequence[Sequence[Image]], source: FrameSource, frames: Frames, initial: NDArray[np.float64] | None
+) -> list[str]:
+    """Name the images for which registration found nothing better than centres; given maps were not looked for."""
+    if source.reference is None:
+        return []
+    return [
+        f"the {role} image is aligned to the model's reference by its centre alone: no turn of it fits better"
+        for role, (channel, *_), frame in zip(ROLES, images, frames, strict=True)
+        if (role == "fixed" or initial is None) and joins_centers_only(frame) and not source.is_reference(channel)
+    ]
 
 
 def _shown_mm(images: Sequence[Sequence[Image]], ranges: DataRanges | None) -> float:

@@ -63,6 +63,19 @@ class FrameSource:
             return register_affine(*pair, rigid)
         return rigid if self.focus is None else refine_affine(*pair, self.focus, rigid)
 
+    def is_reference(self, image: Image) -> bool:
+        """Tell whether an image is the one that all others are aligned to.
+
+        Args:
+            image: First channel of a case.
+
+        Returns:
+            Whether the reference was made of it.
+        """
+        if self.reference is None:
+            return False
+        return np.array_equal(make_reference(image, None, self.plans.modality).image.array, self.reference.array)
+
 
 def read_frame_source(plans: PreprocessingPlans, folder: Path) -> FrameSource:
     """Read what frames are found from.

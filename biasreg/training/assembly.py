@@ -60,7 +60,7 @@ def build_trainer(
     if network is None:
         network = team.together(lambda: make_network(workspace, team.device, home.identity.pretrained_hash))
     recipe = _recipe(configuration, run, options)
-    figures, picture = _drawings(workspace, data, home, recipe)
+    figures, picture = _drawings(workspace, data, home, recipe) if team.writes else ((), None)
     return Trainer(
         network,
         build_optimizer(network, configuration.training.learning_rate),

@@ -3,7 +3,7 @@
 import logging
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,6 @@ from biasreg.core.paths import Roots, check_writable
 from biasreg.core.serialization import content_hash
 from biasreg.network.checkpoint import BEST, LATEST, Checkpoint, Identity, RunSettings, describe_size
 from biasreg.network.device import select_device
-from biasreg.planning.plans import Configuration
 from biasreg.planning.voco import installed_hash
 from biasreg.preprocessing.reference_files import reference_hash
 from biasreg.training.assembly import build_trainer, case_source, make_network, set_determinism
@@ -36,6 +35,7 @@ from biasreg.training.workspace import FoldData, FoldName, Workspace, open_works
 
 logger = logging.getLogger(__name__)
 
+LOCK_SECONDS = 1.0  # another fold may have to look whether this one is being trained
 RUN_FILES = (LATEST, BEST, METRICS_FILE, PROGRESS_FILE, VALIDATION_FILE, LOG_FILE)
 
 
@@ -83,7 +83,7 @@ def _lock(folder: Path, team: Team) -> Iterator[None]:
     def acquire() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
             raise InputError(f"another training of this fold is running · {folder} · wait for it, or end it") from error
         (folder / PUBLISHED_FILE).unlink(missing_ok=True)  # of a run that was killed
@@ -93,7 +93,8 @@ def _lock(folder: Path, team: Team) -> Iterator[None]:
         yield
     finally:
         if team.writes:
-            (folder / PUBLISHED_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # where it stays, nobody holds the lock beside it
+                (folder / PUBLISHED_FILE).unlink(missing_ok=True)
         lock.release()
 
 
@@ -105,9 +106,8 @@ def _train(workspace: Workspace, data: FoldData, fold: FoldName, options: Traini
     fitted: Fitted | None = None
     lines: list[CheckLine] = []
     if checkpoint is None:
-        agreed = team.together(lambda: agreed_configuration(workspace, fold))
         set_determinism(options.deterministic)  # the kernels that are tried now are those that will train
-        fitted, lines = team.by_first(lambda: _prepare(workspace, data, agreed, team.device))
+        fitted, lines = team.by_first(lambda: _prepare(workspace, data, fold, team.device))
     workspace = replace(workspace, used=used_configuration(fitted, checkpoint))
     new_run = RunSettings(fold, *run_length(workspace, options), content_hash(data.fold), team.seat.size)
     identity = Identity(
@@ -142,12 +142,12 @@ def _pretrained_hash(workspace: Workspace, checkpoint: Checkpoint | None) -> str
 
 
 def _prepare(
-    workspace: Workspace, data: FoldData, agreed: Configuration, device: torch.device
+    workspace: Workspace, data: FoldData, fold: FoldName, device: torch.device
 ) -> tuple[Fitted, list[CheckLine]]:
     """Check the data of a new run, and find the configuration that fits the device."""
     lines = list(check_data(case_source(workspace, data), data, workspace.planned))
     refuse_failures(lines)
-    return fit_to_device(agreed, device), lines
+    return fit_to_device(agreed_configuration(workspace, fold), device), lines
 
 
 def _run(trainer: Trainer) -> Path:
@@ -156,6 +156,7 @@ def _run(trainer: Trainer) -> Path:
     if done:
         logger.info("resumed after %d of %d iterations", done, trainer.recipe.iterations)
     if trainer.is_finished:
+        trainer.write_validation()  # where the disk was full before
         logger.info("this run is finished, there is nothing to resume; --overwrite trains anew")
     else:
         trainer.run()

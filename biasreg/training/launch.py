@@ -48,8 +48,11 @@ def launch(function: Callable[[Seat], int], size: int) -> int:
         processes = [make(target=_take_seat, args=(function, seat)) for seat in seats]
         with _passing_on(processes) as request:
             with _held_back():
+                early = request.signal_number  # it found nobody to be passed on to
                 for process in processes:
                     process.start()
+            if early is not None:
+                _send(processes, early)
             first = _wait_for_failure(processes)
             codes = [process.exitcode or 0 for process in processes]
             _end(processes)
@@ -127,9 +130,7 @@ def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[StopRequest]:
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         request.signal_number = request.signal_number or number
-        for process in processes:
-            if process.is_alive() and process.pid is not None:
-                os.kill(process.pid, number)
+        _send(processes, number)
 
     former = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
@@ -137,6 +138,12 @@ def _passing_on(processes: Sequence[BaseProcess]) -> Iterator[StopRequest]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+def _send(processes: Sequence[BaseProcess], number: int) -> None:
+    for process in processes:
+        if process.is_alive() and process.pid is not None:
+            os.kill(process.pid, number)
 
 
 @contextmanager

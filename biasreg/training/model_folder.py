@@ -1,12 +1,14 @@
 """What the folds of one model share: the configuration that they are trained with, and what prediction needs."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from biasreg.core.dataset_json import DATASET_FILE
-from biasreg.core.errors import PlansError
+from biasreg.core.errors import InputError, PlansError
 from biasreg.core.serialization import atomic_write, file_hash, read_json, to_json, write_record
 from biasreg.inference.models import trained_folds
 from biasreg.network.checkpoint import load_checkpoint
@@ -18,6 +20,7 @@ from biasreg.preprocessing.reference_files import copy_reference, reference_file
 from biasreg.training.workspace import FoldName, Workspace
 
 LOCK_FILE = ".lock"  # held by the run of a fold in its folder, and in the model's while its files are written
+WRITING_SECONDS = 60.0  # of some small files
 PUBLISHED_FILE = ".published"  # in a fold's folder: while its run holds the lock, the model's plans are its own
 
 
@@ -48,11 +51,12 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         fold: The fold about to be trained.
 
     Raises:
-        PlansError: If the model folder holds folds that were trained with another configuration, reference image or
+        PlansError: If the model folder holds folds that are trained with another configuration, reference image or
             pretrained encoder.
+        InputError: If another fold does not come to an end of writing there.
     """
     folder, cases = workspace.model_folder, workspace.cases_folder
-    with FileLock(folder / LOCK_FILE):  # folds may begin side by side
+    with _writing(folder):  # folds may begin side by side
         _check_other_folds(workspace, fold)
         write_record(folder / PLANS_FILE, workspace.published_plans)
         _copy(workspace.dataset_folder / DATASET_FILE, folder / DATASET_FILE)
@@ -63,19 +67,33 @@ def publish(workspace: Workspace, fold: FoldName) -> None:
         (workspace.fold_folder(fold) / PUBLISHED_FILE).touch()
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        with FileLock(folder / LOCK_FILE, timeout=WRITING_SECONDS):
+            yield
+    except Timeout as error:
+        raise InputError(
+            f"another fold has been writing the model's plans for a minute · {folder / LOCK_FILE} · see whether its "
+            "run hangs; where none runs, delete the file"
+        ) from error
+
+
 def _other_folds(workspace: Workspace, fold: FoldName) -> set[str]:
     """Name the folders of the other folds that have weights, or are being trained."""
-    folder = workspace.model_folder
-    trained = {path.parent.name for path in trained_folds(folder).values()}
-    running = {path.parent.name for path in folder.glob(f"fold_*/{PUBLISHED_FILE}") if _is_locked(path.parent)}
-    return (trained | running) - {workspace.fold_folder(fold).name}
+    trained = {path.parent.name for path in trained_folds(workspace.model_folder).values()}
+    return (trained | _running_folds(workspace.model_folder)) - {workspace.fold_folder(fold).name}
+
+
+def _running_folds(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob(f"fold_*/{PUBLISHED_FILE}") if _is_locked(path.parent)}
 
 
 def _is_locked(folder: Path) -> bool:
     try:
         with FileLock(folder / LOCK_FILE, timeout=0):
             return False
-    except Timeout:
+    except (Timeout, OSError):  # a lock that may not be tried is another user's
         return True
 
 
@@ -99,9 +117,11 @@ def _check_other_folds(workspace: Workspace, fold: FoldName) -> None:
 
 
 def _trained_otherwise(folds: set[str], what: str, path: Path) -> PlansError:
+    running = sorted(folds & _running_folds(path.parent))
+    first = f"end the running training of {', '.join(running)} and " if running else ""
     return PlansError(
         f"{', '.join(sorted(folds))} of this model are trained with another {what} · {path} · plan under another name "
-        f"(-p), or move {path.parent} away"
+        f"(-p), or {first}move {path.parent} away"
     )
 
 

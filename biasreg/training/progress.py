@@ -45,6 +45,10 @@ class Progress:
     waiting: float = 0.0
     durations: list[float] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.sums and not self.counts:  # of a checkpoint that did not know them yet
+            self.counts = dict.fromkeys(self.sums, self.taken)
+
     def count(self, outcome: StepOutcome, seconds: float = 0.0) -> None:
         """Add a step, and how long it took with its batch, to the running epoch."""
         self.iteration += 1

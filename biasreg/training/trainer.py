@@ -128,7 +128,7 @@ class Trainer:
                         self._leave(stop)
         finally:
             self._tell(lambda observer: observer.on_end())
-        self._write_validation()  # once more, should a write have failed
+        self.write_validation()  # once more, should a write have failed
 
     def _run_steps(self, batches: Iterator[HostBatch], stop: StopRequest) -> bool:
         """Do the steps that the running epoch still lacks; tell whether all of them were done."""
@@ -209,7 +209,7 @@ class Trainer:
             self._save_best()
         self._save()
         if is_best:
-            self._write_validation()
+            self.write_validation()
         self._tell(lambda observer: observer.on_epoch_end(tuple(progress.history)))
         every = self.recipe.picture_every
         if self.picture is not None and every and number % every == 0 and self.team.writes:
@@ -254,8 +254,8 @@ class Trainer:
         checkpoint = capture(self.home.identity, to_json(self.progress), self.evaluated, None)
         save_checkpoint(self.home.folder / BEST, checkpoint)
 
-    def _write_validation(self) -> None:
-        """Write the scores of the best epoch; they are in the checkpoint too, and no reason to lose a run."""
+    def write_validation(self) -> None:
+        """Write the scores of the best epoch; a failure is a warning, since the checkpoints hold them too."""
         if self.progress.best is None or not self.team.writes:
             return
         try:

@@ -85,9 +85,9 @@ def calls(monkeypatch):
 
 def test_arguments_reach_the_function(arguments, calls, tmp_path):
     more = ["-d", "501", "-p", "mine", "--configuration", "3d_lowres", "-f", "0", "all", "--save", "h5", "jacobian"]
-    assert main([*arguments, *more, "--continue_prediction"]) == 0
+    assert main([*arguments, *more, "--continue_prediction", "--strict"]) == 0
     assert calls["request"] == models.ModelRequest("501", "mine", "3d_lowres", ("0", "all"))
-    assert calls["options"] == predict.PredictOptions(("h5", "jacobian"), overwrite=False)
+    assert calls["options"] == predict.PredictOptions(("h5", "jacobian"), overwrite=False, strict=True)
     assert (calls["source"], calls["output"]) == (tmp_path / "pairs", tmp_path / "out")
     assert str(calls["device"]) == "cpu"
 

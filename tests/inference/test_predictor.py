@@ -27,7 +27,7 @@ from biasreg.planning.data_ranges import DataRanges
 from biasreg.planning.plans import EncoderPlans, LoraPlans
 from biasreg.planning.voco import VOCO_ENCODERS, VocoEncoder, installed_hash
 from biasreg.preprocessing.frames import FrameSource
-from biasreg.preprocessing.prealign import foreground_center, translation
+from biasreg.preprocessing.prealign import foreground_center, make_reference, translation
 from biasreg.preprocessing.preprocess import canonical_grid
 from biasreg.preprocessing.resampling import to_canonical
 from biasreg.spatial.native import warp_label_map
@@ -281,9 +281,13 @@ def test_an_image_that_only_its_centre_aligns_gives_a_notice(configuration, make
     plans = replace(configuration, preprocessing=replace(configuration.preprocessing, prealignment="affine"))
     image, _ = draw_anatomy(make_grid(), (0, 0, 0))
     noise = Image(np.random.default_rng(0).random(image.array.shape).astype(np.float32), image.geometry)
-    predictor = predictor_of(plans, make_network(plans), reference=image)
+    predictor = predictor_of(plans, make_network(plans), reference=make_reference(image, None, "MRI").image)
     notice = "the moving image is aligned to the model's reference by its centre alone: no turn of it fits better"
     assert notice in predictor.register([noise], [image]).notices
+    assert notice.replace("moving", "fixed") in predictor.register([image], [noise]).notices
+    for notices in (predictor.register([noise], [image]).notices, predictor.register([image], [image]).notices):
+        assert notice.replace("moving", "fixed") not in notices  # the reference itself cannot be turned to fit better
+    assert notice not in predictor.register([image], [image]).notices
     assert notice not in predictor.register([noise], [image], np.eye(4)).notices
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import resource_tracker
 
 import pytest
 import team_members
@@ -157,6 +158,18 @@ def test_a_signal_before_the_first_step_is_named_once_as_the_cause(tmp_path, cap
     (message,) = (record.getMessage() for record in caplog.records)
     assert message.startswith(f"stopped by {name} ")
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_signal_before_any_process_is_there_reaches_those_that_are_started(tmp_path, monkeypatch):
+    original = resource_tracker.ensure_running
+
+    def interrupted():
+        original()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(resource_tracker, "ensure_running", interrupted)
+    assert launch(functools.partial(team_members.prepare, folder=tmp_path), 2) == 143
 
 
 def command(roots, *options):

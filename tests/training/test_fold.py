@@ -156,6 +156,20 @@ def test_a_trained_fold_is_neither_overwritten_nor_restarted_silently(write_data
     assert [record.epoch for record in history(folder)] == [1]
 
 
+def test_scores_that_a_finished_run_could_not_write_are_written_when_it_is_resumed(write_dataset, monkeypatch):
+    roots = write_dataset()
+
+    def fail(path, record):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("biasreg.training.trainer.write_record", fail)
+        folder = train_fold(roots, "901", 0, OPTIONS)
+    assert not (folder / "validation.json").exists()
+    train_fold(roots, "901", 0, RESUME)
+    assert read_record(folder / "validation.json", ValidationResult).pairs
+
+
 def test_a_finished_run_is_not_trained_further(write_dataset):
     roots = write_dataset()
     folder = train_fold(roots, "901", 0, OPTIONS)

@@ -25,6 +25,13 @@ def test_a_term_that_is_not_in_every_step_is_averaged_over_those_that_have_it():
     assert progress.history[1].losses["consistency"] == 0.1
 
 
+def test_an_epoch_that_an_older_version_began_is_averaged_over_its_steps():
+    progress = from_json(Progress, {"iteration": 100, "sums": {"total": 100.0}, "taken": 100}, where="latest")
+    progress.count(StepOutcome(True, 1.0, 1.0, {}))
+    progress.close_epoch(1e-4, RESULT)
+    assert progress.history[0].losses == {"total": 1.0}
+
+
 def test_an_epoch_averages_the_steps_that_were_taken():
     progress = Progress()
     progress.count(StepOutcome(True, 1.0, 1.0, {"similarity": 0.5}))
