@@ -116,13 +116,11 @@ def judge(predictor: Predictor, change: Way, moving: Sequence[Path], fixed: Sequ
 
 def summarize(verdicts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Count verdicts and what led to them, and give the range of the figures."""
-    failed = Counter(
-        name for each in verdicts for name, status in each.get("not_passed", {}).items() if status == "FAIL"
-    )
+    found = Counter(check for each in verdicts for check in each.get("not_passed", {}).items())
     return {
         "pairs": len(verdicts),
         "verdicts": dict(Counter(each["verdict"] for each in verdicts)),
-        "failed_checks": dict(failed),
+        "not_passed": {f"{name} {status}": count for (name, status), count in found.items()},
         **{name: extremes(verdicts, name) for name in ("likeness_percent", "anatomy_dice")},
     }
 
