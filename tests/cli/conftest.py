@@ -1,6 +1,7 @@
 """A raw dataset of four tiny images, and the roots as flags."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ from biasreg.core.image_io import write_image
 from biasreg.core.serialization import write_json
 
 SHAPE = (16, 14, 12)
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Leave the package's logging as it was: a command sets its level."""
+    level = logging.getLogger("biasreg").level
+    yield
+    logging.getLogger("biasreg").setLevel(level)
 
 
 @pytest.fixture

@@ -265,6 +265,7 @@ class KnownFrames:
     plans: PreprocessingPlans
     moving: Image
     frames: tuple[NDArray, NDArray]
+    reference: None = None
 
     def frame(self, image: Image, shared_center: NDArray) -> NDArray:
         return self.frames[int(image is self.moving)]
