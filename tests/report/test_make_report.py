@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import logging
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -65,7 +64,6 @@ def request_for(study, **changes) -> ReportRequest:
 @pytest.fixture(scope="module")
 def written(whole_study, tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("report")
-    logging.getLogger("biasreg").setLevel(logging.WARNING)
     path = make_report(request_for(whole_study), folder / "report.html", ReportOptions(5, folder / "figures"))
     return path.read_text(encoding="utf-8"), folder / "figures"
 
