@@ -12,7 +12,7 @@ from biasreg.losses.overlap import soft_dice_loss
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import compose, resize
-from biasreg.spatial.warp import positions, sample
+from biasreg.spatial.warp import positions, sample_visible
 
 logger = logging.getLogger(__name__)
 
@@ -130,24 +130,24 @@ def _limited(force: Tensor) -> Tensor:
 
 def _force(coordinates: Tensor, level: Level, plans: TrainingPlans) -> tuple[float, Tensor]:
     """Warp the moving image; give the loss, and in which direction each voxel should look for better."""
-    sampled = sample(torch.cat([level.moving, level.moving_mask], dim=1), coordinates, padding="zeros")
-    warped, weight = sampled[:, :-1].requires_grad_(), sampled[:, -1:] * level.fixed_mask
+    warped, share = sample_visible(level.moving, level.moving_mask, coordinates)
+    warped[:, level.channels :] *= share  # beyond the image there is no label, but no intensity is known
     with torch.enable_grad():
-        loss = _objective(warped, level, weight, plans)
+        loss = _objective(warped.requires_grad_(), level, share * level.fixed_mask, plans)
         (slope,) = torch.autograd.grad(loss, warped)
     warped = warped.detach()
     pulls = [(slope * torch.gradient(warped, dim=axis)[0]).sum(dim=1, keepdim=True) for axis in (2, 3, 4)]
     return float(loss.detach()), -torch.cat(pulls, dim=1)
 
 
-def _objective(warped: Tensor, level: Level, weight: Tensor, plans: TrainingPlans) -> Tensor:
+def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans) -> Tensor:
     """Weigh dissimilarity of the intensities and of the segmentations as in training."""
     images, labels = warped[:, : level.channels], warped[:, level.channels :]
     fixed_images, fixed_labels = level.fixed[:, : level.channels], level.fixed[:, level.channels :]
     if plans.similarity == "mind":
-        loss = mind_ssc_loss(images, fixed_images, weight)
+        loss = mind_ssc_loss(images, fixed_images, mask)
     else:
-        loss = local_ncc_loss(images, fixed_images, window=WINDOW_VOXELS, weight=weight)
+        loss = local_ncc_loss(images, fixed_images, window=WINDOW_VOXELS, mask=mask)
     loss = plans.weights.similarity * loss
     if labels.shape[1] == 0:
         return loss

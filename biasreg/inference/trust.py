@@ -126,11 +126,12 @@ def measure_agreement(level: Level, answer: Ensemble, inside: Tensor, plans: Tra
     anatomy = level.fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
     everywhere = (2, 3, 4)
     found = positions(resize(answer.displacement, fixed.shape[2:]))
-    weight = sample(level.moving_mask, found) * anatomy
+    visible = (level.moving_mask, sample(level.moving_mask, found), level.moving_mask.flip(everywhere))
+    before, after, unrelated = (level.fixed_mask * mask for mask in visible)
     return Agreement(
-        before=_dissimilarity(moving, fixed, level.moving_mask * anatomy, plans),
-        after=_dissimilarity(sample(moving, found), fixed, weight, plans),
-        unrelated=_dissimilarity(moving.flip(everywhere), fixed, level.moving_mask.flip(everywhere) * anatomy, plans),
+        before=_dissimilarity(moving, fixed, before, anatomy, plans),
+        after=_dissimilarity(sample(moving, found), fixed, after, anatomy, plans),
+        unrelated=_dissimilarity(moving.flip(everywhere), fixed, unrelated, anatomy, plans),
         lost_percent=100 * float((anatomy * ~inside).sum()) / max(1.0, float(anatomy.sum())),
         overlap=None if answer.semantics is None else _overlap(answer.semantics, answer.displacement),
     )
@@ -222,9 +223,11 @@ def _grade(value: float, limits: tuple[float, float]) -> Status:
     return _ORDER[sum(value > limit for limit in limits)]
 
 
-def _dissimilarity(warped: Tensor, fixed: Tensor, weight: Tensor, plans: TrainingPlans) -> float | None:
+def _dissimilarity(warped: Tensor, fixed: Tensor, mask: Tensor, anatomy: Tensor, plans: TrainingPlans) -> float | None:
+    """Compare two images on the fixed anatomy, where both have values; None where they share nothing of it."""
+    weight = mask * anatomy
     if not bool((weight > 0).any()):
         return None
     if plans.similarity == "mind":
         return float(mind_ssc_loss(warped, fixed, weight))
-    return float(local_ncc_loss(warped, fixed, window=plans.similarity_window_voxels, weight=weight))
+    return float(local_ncc_loss(warped, fixed, window=plans.similarity_window_voxels, mask=mask, weight=weight))

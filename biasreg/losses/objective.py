@@ -13,7 +13,7 @@ from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.losses.smoothness import diffusion_loss
 from biasreg.planning.plans import LossWeights, Similarity
 from biasreg.spatial.guards import at_least_float32, require_same_grid, require_same_shape
-from biasreg.spatial.warp import warp
+from biasreg.spatial.warp import positions, sample_visible, warp
 
 
 class RegistrationOutput(Protocol):
@@ -198,9 +198,9 @@ def _pair_terms(
 
 
 def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
-    """Return the image term where both images have values; outside the moving image is 0, the images' minimum.
+    """Return the image term where both images have values.
 
-    The weight takes no gradient: the term must not fall by moving anatomy out of the image.
+    Where that is takes no gradient: the term must not fall by moving anatomy out of the image.
 
     Args:
         batch: The pairs.
@@ -210,11 +210,11 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
     Returns:
         A scalar; lower is better.
     """
-    warped = warp(at_least_float32(batch.moving), displacement, padding="zeros")
-    weight = batch.fixed_mask * warp(batch.moving_mask, displacement.detach(), padding="zeros")
+    warped, share = sample_visible(at_least_float32(batch.moving), batch.moving_mask, positions(displacement))
+    mask = batch.fixed_mask * share.detach()
     if settings.similarity == "lncc":
-        return local_ncc_loss(warped, batch.fixed, window=settings.window, weight=weight)
-    return mind_ssc_loss(warped, batch.fixed, weight=weight)
+        return local_ncc_loss(warped, batch.fixed, window=settings.window, mask=mask)
+    return mind_ssc_loss(warped, batch.fixed, weight=mask)
 
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:

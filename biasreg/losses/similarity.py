@@ -1,5 +1,6 @@
 """Image similarity: local normalised cross-correlation within a modality, MIND-SSC across modalities."""
 
+from collections.abc import Callable
 from itertools import combinations
 
 import torch
@@ -45,17 +46,21 @@ def box_mean(volume: Tensor, window: int) -> Tensor:
     return volume / (counts[0].view(-1, 1, 1) * counts[1].view(-1, 1) * counts[2])
 
 
-def local_ncc_loss(warped: Tensor, fixed: Tensor, *, window: int = 9, weight: Tensor | None = None) -> Tensor:
+def local_ncc_loss(
+    warped: Tensor, fixed: Tensor, *, window: int = 9, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """Return 1 − the mean squared local cross-correlation.
 
     cc(x) = cov(W, F)² / ((var W + ε)(var F + ε)) over a window around x. A window without structure in either image
-    counts as uncorrelated (cc = 0), so dragging background over an organ is never rewarded.
+    counts as uncorrelated (cc = 0), so dragging background over an organ is never rewarded. Windows see only what lies
+    inside the mask: the edge of a field of view is no structure.
 
     Args:
         warped: Warped moving image (B, C, X, Y, Z), intensities scaled to about [0, 1]; channels count alike.
         fixed: Fixed image of the same shape; it gets no gradient.
         window: Side of the window in voxels, odd.
-        weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for everywhere.
+        mask: Where both images have values, (B, 1, X, Y, Z) in [0, 1], or None for everywhere.
+        weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for wherever the mask is.
 
     Returns:
         Scalar in [0, 1], float32 or more; 0 when the images are equal up to a local gain (of either sign) and offset,
@@ -67,17 +72,18 @@ def local_ncc_loss(warped: Tensor, fixed: Tensor, *, window: int = 9, weight: Te
     Source:
         Avants, Epstein, Grossman, Gee: Symmetric diffeomorphic image registration with cross-correlation, Medical Image
         Analysis 12(1), 2008, doi:10.1016/j.media.2007.06.004; the square as in VoxelMorph (Balakrishnan et al. 2019,
-        arXiv:1809.05231). The border counts only voxels inside the grid, and ε is added to each variance.
+        arXiv:1809.05231), means within a mask as Knutsson, Westin: Normalized and differential convolution, CVPR 1993.
+        The border counts only voxels inside the grid, and ε is added to each variance.
     """
     require_same_shape(warped, fixed, ("warped", "fixed"))
     warped, fixed = at_least_float32(warped), at_least_float32(fixed).detach()
-    fixed_mean = box_mean(fixed, window)
-    warped_mean = box_mean(warped, window)
-    fixed_variance = _variance(box_mean(fixed * fixed, window), fixed_mean)
-    warped_variance = _variance(box_mean(warped * warped, window), warped_mean)
-    covariance = box_mean(warped * fixed, window) - warped_mean * fixed_mean
+    mean = _window_mean(window, mask, fixed)
+    fixed_mean, warped_mean = mean(fixed), mean(warped)
+    fixed_variance = _variance(mean(fixed * fixed), fixed_mean)
+    warped_variance = _variance(mean(warped * warped), warped_mean)
+    covariance = mean(warped * fixed) - warped_mean * fixed_mean
     correlation = covariance.square() / (warped_variance * fixed_variance)
-    return _weighted_mean(1.0 - correlation, weight)
+    return _weighted_mean(1.0 - correlation, mask if weight is None else weight)
 
 
 def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
@@ -140,6 +146,16 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -
     difference = mind_ssc(warped.flatten(0, 1).unsqueeze(1)) - mind_ssc(fixed.detach().flatten(0, 1).unsqueeze(1))
     difference = difference.view(batch, channels * len(_PAIRS), *warped.shape[2:])  # (B·C, 12, ...) -> (B, C·12, ...)
     return _weighted_mean(difference.square(), weight)
+
+
+def _window_mean(window: int, mask: Tensor | None, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function that takes the mean over the cube around each voxel within a mask; 0 where that is empty."""
+    if mask is None:
+        return lambda volume: box_mean(volume, window)
+    require_same_grid(like, mask, ("fixed", "mask"))
+    visible = mask.to(like.dtype)
+    share = box_mean(visible, window).clamp(min=torch.finfo(like.dtype).tiny)
+    return lambda volume: box_mean(visible * volume, window) / share
 
 
 def _running_sum(volume: Tensor, window: int, axis: int) -> Tensor:

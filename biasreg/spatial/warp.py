@@ -19,6 +19,9 @@ from biasreg.spatial.guards import at_least_float32, require_field, require_volu
 Mode = Literal["linear", "nearest"]
 Padding = Literal["border", "zeros"] | float
 
+# Values are divided by the share of them that a mask shows, at least by this, so that gradients stay finite.
+_LEAST_SHARE = 1e-3
+
 _GRID_SAMPLE_MODE = {"linear": "bilinear", "nearest": "nearest"}
 
 
@@ -80,6 +83,26 @@ def sample(volume: Tensor, coordinates: Tensor, *, mode: Mode = "linear", paddin
     if not isinstance(padding, str):
         result = torch.where(in_field_of_view(coordinates, volume.shape[2:]), result, padding)
     return result.to(volume.dtype)
+
+
+def sample_visible(volume: Tensor, mask: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+    """Interpolate a volume linearly from the voxels that a mask shows, and from no others.
+
+    Args:
+        volume: (B, C, X, Y, Z), floating-point.
+        mask: Where the volume has values, (B, 1, X, Y, Z) in [0, 1]; beyond the grid there are none.
+        coordinates: (B, 3, X', Y', Z') in voxels of `volume`.
+
+    Returns:
+        values: (B, C, X', Y', Z'), the mean of the neighbours weighted by the mask too; 0 where none of them is shown.
+        share: (B, 1, X', Y', Z'), the mask at these positions: 1 where all neighbours are shown, 0 where none is.
+
+    Raises:
+        ValueError: As `sample`.
+    """
+    sampled = sample(torch.cat([volume * mask, mask.to(volume)], dim=1), coordinates, padding="zeros")
+    share = sampled[:, -1:]
+    return sampled[:, :-1] / share.clamp(min=_LEAST_SHARE), share
 
 
 def warp(volume: Tensor, displacement: Tensor, *, mode: Mode = "linear", padding: Padding = "border") -> Tensor:

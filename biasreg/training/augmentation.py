@@ -86,8 +86,8 @@ def augment_pairs(
 ) -> PairBatch:
     """Move the images of each pair by random affine maps, and their labels with them.
 
-    Images are interpolated linearly, labels by nearest neighbour; both repeat their border voxels, so that they stay
-    together at the border too; masks are 0 beyond it. Each array is resampled once.
+    Images are interpolated linearly, labels by nearest neighbour. Beyond the border all are 0, as preprocessing leaves
+    what lies outside a field of view. Each array is resampled once.
 
     Args:
         batch: Pairs on the training device.
@@ -112,10 +112,10 @@ def augment_pairs(
         for matrices in zip(*maps, strict=True)
     )
     return batch._replace(
-        moving=sample(batch.moving, moving_at, mode="linear", padding="border"),
-        fixed=sample(batch.fixed, fixed_at, mode="linear", padding="border"),
-        moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="border"),
-        fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="border"),
+        moving=sample(batch.moving, moving_at, mode="linear", padding="zeros"),
+        fixed=sample(batch.fixed, fixed_at, mode="linear", padding="zeros"),
+        moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="zeros"),
+        fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="zeros"),
         moving_mask=sample(batch.moving_mask, moving_at, mode="linear", padding="zeros"),
         fixed_mask=sample(batch.fixed_mask, fixed_at, mode="linear", padding="zeros"),
     )

@@ -71,6 +71,28 @@ def test_local_ncc_is_the_squared_correlation_within_the_window():
     torch.testing.assert_close(local_ncc_loss(warped, fixed, window=3, weight=centre), expected, atol=1e-4, rtol=0)
 
 
+def test_local_ncc_looks_only_inside_the_mask():
+    moving, fixed = textured_image(seed=1), textured_image(seed=2)
+    mask = torch.zeros(1, 1, *SHAPE)
+    mask[..., 4:, :, :] = 1.0
+    cut = [image[..., 4:, :, :] for image in (moving, fixed)]
+    torch.testing.assert_close(local_ncc_loss(moving, fixed, window=5, mask=mask), local_ncc_loss(*cut, window=5))
+    ends_earlier = moving.clone()
+    ends_earlier[..., :4, :, :] = 0.0  # the edge of a field of view is no structure that the fixed image lacks
+    assert local_ncc_loss(ends_earlier, moving, mask=mask).item() == pytest.approx(0, abs=1e-3)
+    assert local_ncc_loss(moving, fixed, mask=torch.zeros_like(mask)) == 0
+
+
+def test_the_gradient_of_local_ncc_is_zero_outside_the_mask_and_finite():
+    moving, fixed = textured_image(seed=1).requires_grad_(), textured_image(seed=2)
+    mask = torch.zeros(1, 1, *SHAPE)
+    mask[..., 4:, :, :] = 1.0
+    (slope,) = torch.autograd.grad(local_ncc_loss(moving, fixed, window=5, mask=mask), moving)
+    assert slope.isfinite().all()
+    assert slope[..., :4, :, :].abs().max() == 0
+    assert slope[..., 4:, :, :].abs().min() > 0
+
+
 @pytest.mark.parametrize("loss", [local_ncc_loss, mind_ssc_loss])
 def test_constant_images_give_finite_losses_and_gradients(loss):
     constant = torch.full((1, 1, *SHAPE), 0.5, requires_grad=True)

@@ -4,7 +4,15 @@ import SimpleITK
 import torch
 from scipy.ndimage import map_coordinates
 
-from biasreg.spatial.warp import identity_grid, in_field_of_view, sample, sample_labels, warp, warp_labels
+from biasreg.spatial.warp import (
+    identity_grid,
+    in_field_of_view,
+    sample,
+    sample_labels,
+    sample_visible,
+    warp,
+    warp_labels,
+)
 
 SHAPE = (7, 5, 6)
 
@@ -36,6 +44,31 @@ def test_linear_sampling_agrees_with_scipy(padding, scipy_mode):
     volume, coordinates = random_volume(), random_coordinates(low=0.0 if padding == "zeros" else -1.5)
     expected = [map_coordinates(c.numpy(), coordinates[0].numpy(), order=1, mode=scipy_mode) for c in volume[0]]
     np.testing.assert_allclose(sample(volume, coordinates, padding=padding)[0].numpy(), np.stack(expected), atol=1e-5)
+
+
+def test_what_a_mask_hides_is_not_blended_in():
+    volume, coordinates = random_volume(batch=2), random_coordinates(batch=2)
+    mask = torch.ones(2, 1, *SHAPE)
+    mask[:, :, 4:] = 0
+    other = torch.where(mask > 0, volume, 5.0)
+    values, share = sample_visible(volume, mask, coordinates)
+    hidden_values, hidden_share = sample_visible(other, mask, coordinates)
+    torch.testing.assert_close(values, hidden_values)
+    torch.testing.assert_close(share, hidden_share)
+    torch.testing.assert_close(share, sample(mask, coordinates, padding="zeros"))
+    shown = (share > 0.01).expand_as(values)  # the nearest voxels that are shown go on unchanged
+    torch.testing.assert_close(values[shown], sample(volume[:, :, :4], coordinates)[shown], atol=1e-4, rtol=0)
+    assert share.min() == 0
+    assert values[(share == 0).expand_as(values)].abs().max() == 0
+
+
+def test_gradients_are_finite_where_a_mask_begins():
+    mask = torch.zeros(1, 1, *SHAPE)
+    mask[:, :, :3] = 1
+    grid = identity_grid(SHAPE, device="cpu").requires_grad_()  # on voxel centres: shown wholly or not at all
+    values, share = sample_visible(random_volume(), mask, grid)
+    (slope,) = torch.autograd.grad((values * share.detach()).sum(), grid)
+    assert slope.isfinite().all()
 
 
 def test_zeros_blend_to_nothing_over_one_voxel():
