@@ -58,6 +58,15 @@ def test_equal_images_keep_their_displacement(plans):
     assert found.abs().max() < 1e-3
 
 
+@pytest.mark.parametrize(("moving_ends", "fixed_ends"), [(24, 15), (18, 12), (12, 18)])
+def test_where_an_image_ends_is_no_structure(plans, moving_ends, fixed_ends):
+    image, slices = texture(), torch.arange(SHAPE[2]).expand(1, 1, *SHAPE)
+    masks = [(slices < end).float() for end in (moving_ends, fixed_ends)]
+    ends_apart = Level(*(image * mask for mask in masks), *masks, 1)
+    found = refine(torch.zeros(1, 3, *SHAPE), [ends_apart], plans, 20)
+    assert found.abs().max() < 1e-3
+
+
 def test_what_does_not_get_better_is_kept_as_it_was(plans, monkeypatch):
     monkeypatch.setattr("biasreg.inference.refinement.LARGEST_STEP_VOXELS", -3.0)  # uphill
     start = shifted([0.5, 0.0, 0.0])
