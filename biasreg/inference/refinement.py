@@ -145,7 +145,7 @@ def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans)
     images, labels = warped[:, : level.channels], warped[:, level.channels :]
     fixed_images, fixed_labels = level.fixed[:, : level.channels], level.fixed[:, level.channels :]
     if plans.similarity == "mind":
-        loss = mind_ssc_loss(images, fixed_images, mask)
+        loss = mind_ssc_loss(images, fixed_images, mask=mask)
     else:
         loss = local_ncc_loss(images, fixed_images, window=WINDOW_VOXELS, mask=mask)
     loss = plans.weights.similarity * loss

@@ -15,7 +15,7 @@ from biasreg.inference.refinement import Level, are_shown
 from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
-from biasreg.spatial.warp import positions, sample, warp
+from biasreg.spatial.warp import positions, sample_visible, warp
 
 Status = Literal["PASS", "WARN", "FAIL"]
 _ORDER: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
@@ -126,12 +126,18 @@ def measure_agreement(level: Level, answer: Ensemble, inside: Tensor, plans: Tra
     anatomy = level.fixed_mask * (fixed > 0).any(dim=1, keepdim=True)
     everywhere = (2, 3, 4)
     found = positions(resize(answer.displacement, fixed.shape[2:]))
-    visible = (level.moving_mask, sample(level.moving_mask, found), level.moving_mask.flip(everywhere))
-    before, after, unrelated = (level.fixed_mask * mask for mask in visible)
+    candidates = (
+        (moving, level.moving_mask),
+        sample_visible(moving, level.moving_mask, found),
+        (moving.flip(everywhere), level.moving_mask.flip(everywhere)),
+    )
+    before, after, unrelated = (
+        _dissimilarity(image, fixed, level.fixed_mask * mask, anatomy, plans) for image, mask in candidates
+    )
     return Agreement(
-        before=_dissimilarity(moving, fixed, before, anatomy, plans),
-        after=_dissimilarity(sample(moving, found), fixed, after, anatomy, plans),
-        unrelated=_dissimilarity(moving.flip(everywhere), fixed, unrelated, anatomy, plans),
+        before=before,
+        after=after,
+        unrelated=unrelated,
         lost_percent=100 * float((anatomy * ~inside).sum()) / max(1.0, float(anatomy.sum())),
         overlap=None if answer.semantics is None else _overlap(answer.semantics, answer.displacement),
     )
@@ -229,5 +235,5 @@ def _dissimilarity(warped: Tensor, fixed: Tensor, mask: Tensor, anatomy: Tensor,
     if not bool((weight > 0).any()):
         return None
     if plans.similarity == "mind":
-        return float(mind_ssc_loss(warped, fixed, weight))
+        return float(mind_ssc_loss(warped, fixed, mask=mask, weight=weight))
     return float(local_ncc_loss(warped, fixed, window=plans.similarity_window_voxels, mask=mask, weight=weight))

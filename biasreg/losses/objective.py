@@ -214,7 +214,7 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
     mask = batch.fixed_mask * share.detach()
     if settings.similarity == "lncc":
         return local_ncc_loss(warped, batch.fixed, window=settings.window, mask=mask)
-    return mind_ssc_loss(warped, batch.fixed, weight=mask)
+    return mind_ssc_loss(warped, batch.fixed, mask=mask)
 
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:

@@ -86,7 +86,7 @@ def local_ncc_loss(
     return _weighted_mean(1.0 - correlation, mask if weight is None else weight)
 
 
-def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
+def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, mask: Tensor | None = None) -> Tensor:
     """Return the modality-independent neighbourhood descriptor with self-similarity context.
 
     For each of the twelve pairs (a, b) of neighbours that are not opposite, D = mean over a patch of
@@ -96,6 +96,8 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
         image: (B, 1, X, Y, Z), any intensities.
         radius: Radius of the patch in voxels, 0 or more.
         dilation: Distance of the six neighbours in voxels, at least 1.
+        mask: Where the image has values, (B, 1, X, Y, Z) in [0, 1], or None for everywhere. Patches see nothing else; a
+            pair of neighbours of which a patch sees nothing counts as alike.
 
     Returns:
         (B, 12, X, Y, Z) in (0, 1], float32 or more; unchanged by a gain of either sign and an offset of the image.
@@ -114,11 +116,12 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
             f"image of shape {tuple(image.shape)}, radius {radius}, dilation {dilation}; "
             "expected one channel (B, 1, X, Y, Z), a radius of at least 0 and a dilation of at least 1"
         )
-    image = at_least_float32(image)
-    padded = F.pad(image, (dilation,) * 6, mode="replicate")
-    shifted = [_crop(padded, [dilation * (1 + step) for step in steps], image.shape) for steps in _NEIGHBOURS]
+    shifted = _neighbours(at_least_float32(image), dilation)
     squared = torch.cat([(shifted[a] - shifted[b]).square() for a, b in _PAIRS], dim=1)  # (B, 12, X, Y, Z)
-    distance = box_mean(squared, 2 * radius + 1)
+    if mask is not None:
+        seen = _neighbours(mask, dilation)
+        mask = torch.cat([seen[a] * seen[b] for a, b in _PAIRS], dim=1)  # where both of a pair are seen
+    distance = _window_mean(2 * radius + 1, mask, squared)(squared)
     distance = distance - distance.amin(dim=1, keepdim=True)
     variance = distance.mean(dim=1, keepdim=True)
     typical = variance.detach().mean(dim=(2, 3, 4), keepdim=True).clamp(min=_MIND_VARIANCE_FLOOR)
@@ -126,13 +129,15 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2) -> Tensor:
     return torch.exp(-distance / variance.clamp(lower, upper))
 
 
-def mind_ssc_loss(warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
     """Return the mean squared difference of the MIND-SSC descriptors.
 
     Args:
         warped: Warped moving image (B, C, X, Y, Z); each channel has descriptors of its own.
         fixed: Fixed image of the same shape, of any modality; it gets no gradient.
-        weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for everywhere.
+        mask: Where both images have values, (B, 1, X, Y, Z) in [0, 1], or None for everywhere. The descriptors of both
+            look only there, so that the edge of a field of view is no structure.
+        weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for wherever the mask is.
 
     Returns:
         Scalar in [0, 1), float32 or more.
@@ -143,9 +148,13 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -
     require_volume(warped, "warped")
     require_same_shape(warped, fixed, ("warped", "fixed"))
     batch, channels = warped.shape[:2]
-    difference = mind_ssc(warped.flatten(0, 1).unsqueeze(1)) - mind_ssc(fixed.detach().flatten(0, 1).unsqueeze(1))
-    difference = difference.view(batch, channels * len(_PAIRS), *warped.shape[2:])  # (B·C, 12, ...) -> (B, C·12, ...)
-    return _weighted_mean(difference.square(), weight)
+    each_mask = None if mask is None else mask.repeat_interleave(channels, dim=0)
+    one, other = (
+        mind_ssc(image.flatten(0, 1).unsqueeze(1), mask=each_mask)  # (B·C, 12, X, Y, Z)
+        for image in (warped, fixed.detach())
+    )
+    difference = (one - other).view(batch, channels * len(_PAIRS), *warped.shape[2:])
+    return _weighted_mean(difference.square(), mask if weight is None else weight)
 
 
 def _window_mean(window: int, mask: Tensor | None, like: Tensor) -> Callable[[Tensor], Tensor]:
@@ -198,7 +207,14 @@ def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
     return (spread * values).sum() / spread.sum().clamp(min=torch.finfo(values.dtype).tiny)
 
 
+def _neighbours(volume: Tensor, dilation: int) -> list[Tensor]:
+    """Return the volume shifted to each of the six neighbours; border voxels are repeated outwards."""
+    padded = F.pad(volume, (dilation,) * 6, mode="replicate")
+    shape = volume.shape[2:]
+    return [_crop(padded, [dilation * (1 + step) for step in steps], shape) for steps in _NEIGHBOURS]
+
+
 def _crop(padded: Tensor, starts: list[int], shape: torch.Size) -> Tensor:
     """Return the part of a padded volume that starts at the given voxels and has the given grid."""
-    x, y, z = (slice(start, start + size) for start, size in zip(starts, shape[2:], strict=True))
+    x, y, z = (slice(start, start + size) for start, size in zip(starts, shape, strict=True))
     return padded[:, :, x, y, z]

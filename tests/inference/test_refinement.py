@@ -58,12 +58,13 @@ def test_equal_images_keep_their_displacement(plans):
     assert found.abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
 @pytest.mark.parametrize(("moving_ends", "fixed_ends"), [(24, 15), (18, 12), (12, 18)])
-def test_where_an_image_ends_is_no_structure(plans, moving_ends, fixed_ends):
+def test_where_an_image_ends_is_no_structure(plans, similarity, moving_ends, fixed_ends):
     image, slices = texture(), torch.arange(SHAPE[2]).expand(1, 1, *SHAPE)
     masks = [(slices < end).float() for end in (moving_ends, fixed_ends)]
     ends_apart = Level(*(image * mask for mask in masks), *masks, 1)
-    found = refine(torch.zeros(1, 3, *SHAPE), [ends_apart], plans, 20)
+    found = refine(torch.zeros(1, 3, *SHAPE), [ends_apart], replace(plans, similarity=similarity), 20)
     assert found.abs().max() < 1e-3
 
 
