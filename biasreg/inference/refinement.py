@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biasreg.losses.overlap import soft_dice_loss
-from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.losses.similarity import dissimilarity
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import compose, resize
 from biasreg.spatial.warp import positions, sample_visible
@@ -144,10 +144,7 @@ def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans)
     """Weigh dissimilarity of the intensities and of the segmentations as in training."""
     images, labels = warped[:, : level.channels], warped[:, level.channels :]
     fixed_images, fixed_labels = level.fixed[:, : level.channels], level.fixed[:, level.channels :]
-    if plans.similarity == "mind":
-        loss = mind_ssc_loss(images, fixed_images, mask=mask)
-    else:
-        loss = local_ncc_loss(images, fixed_images, window=WINDOW_VOXELS, mask=mask)
+    loss = dissimilarity(plans.similarity, images, fixed_images, window=WINDOW_VOXELS, mask=mask)
     loss = plans.weights.similarity * loss
     if labels.shape[1] == 0:
         return loss

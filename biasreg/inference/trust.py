@@ -12,7 +12,7 @@ from torch import Tensor
 from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.refinement import Level, are_shown
-from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.losses.similarity import dissimilarity
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
 from biasreg.spatial.warp import positions, sample_visible, warp
@@ -234,6 +234,5 @@ def _dissimilarity(warped: Tensor, fixed: Tensor, mask: Tensor, anatomy: Tensor,
     weight = mask * anatomy
     if not bool((weight > 0).any()):
         return None
-    if plans.similarity == "mind":
-        return float(mind_ssc_loss(warped, fixed, mask=mask, weight=weight))
-    return float(local_ncc_loss(warped, fixed, window=plans.similarity_window_voxels, mask=mask, weight=weight))
+    window = plans.similarity_window_voxels
+    return float(dissimilarity(plans.similarity, warped, fixed, window=window, mask=mask, weight=weight))

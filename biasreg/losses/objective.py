@@ -9,7 +9,7 @@ from torch import Tensor
 
 from biasreg.losses.ardc import consistency_loss, label_mask, sample_label_subset
 from biasreg.losses.overlap import labels_in_both, one_hot, segmentation_loss, soft_dice_loss
-from biasreg.losses.similarity import local_ncc_loss, mind_ssc_loss
+from biasreg.losses.similarity import dissimilarity
 from biasreg.losses.smoothness import diffusion_loss
 from biasreg.planning.plans import LossWeights, Similarity
 from biasreg.spatial.guards import at_least_float32, require_same_grid, require_same_shape
@@ -212,9 +212,7 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
     """
     warped, share = sample_visible(at_least_float32(batch.moving), batch.moving_mask, positions(displacement))
     mask = batch.fixed_mask * share.detach()
-    if settings.similarity == "lncc":
-        return local_ncc_loss(warped, batch.fixed, window=settings.window, mask=mask)
-    return mind_ssc_loss(warped, batch.fixed, mask=mask)
+    return dissimilarity(settings.similarity, warped, batch.fixed, window=settings.window, mask=mask)
 
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from biasreg.planning.plans import Similarity
 from biasreg.spatial.guards import at_least_float32, require_same_grid, require_same_shape, require_volume
 
 # Added to each local variance of images in [0, 1]: a noise of 1/1000 of the range, below the step of an 8-bit image and
@@ -44,6 +45,36 @@ def box_mean(volume: Tensor, window: int) -> Tensor:
     for axis in (2, 3, 4):
         volume = _running_sum(volume, window, axis)
     return volume / (counts[0].view(-1, 1, 1) * counts[1].view(-1, 1) * counts[2])
+
+
+def dissimilarity(
+    kind: Similarity,
+    warped: Tensor,
+    fixed: Tensor,
+    *,
+    window: int,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    """Return the loss of images of one modality (`lncc`), or of any two (`mind`).
+
+    Args:
+        kind: `lncc` for `local_ncc_loss`, `mind` for `mind_ssc_loss`.
+        warped: Warped moving image (B, C, X, Y, Z).
+        fixed: Fixed image of the same shape.
+        window: Side of the window of `lncc` in voxels, odd.
+        mask: As these functions take it.
+        weight: The same.
+
+    Returns:
+        Scalar in [0, 1], float32 or more; lower is better.
+
+    Raises:
+        ValueError: As these functions do.
+    """
+    if kind == "lncc":
+        return local_ncc_loss(warped, fixed, window=window, mask=mask, weight=weight)
+    return mind_ssc_loss(warped, fixed, mask=mask, weight=weight)
 
 
 def local_ncc_loss(
