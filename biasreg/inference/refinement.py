@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from biasreg.losses.overlap import soft_dice_loss
@@ -131,13 +132,22 @@ def _limited(force: Tensor) -> Tensor:
 def _force(coordinates: Tensor, level: Level, plans: TrainingPlans) -> tuple[float, Tensor]:
     """Warp the moving image; give the loss, and in which direction each voxel should look for better."""
     warped, share = sample_visible(level.moving, level.moving_mask, coordinates)
-    warped[:, level.channels :] *= share  # beyond the image there is no label, but no intensity is known
     with torch.enable_grad():
         loss = _objective(warped.requires_grad_(), level, share * level.fixed_mask, plans)
         (slope,) = torch.autograd.grad(loss, warped)
     warped = warped.detach()
-    pulls = [(slope * torch.gradient(warped, dim=axis)[0]).sum(dim=1, keepdim=True) for axis in (2, 3, 4)]
+    pulls = [(slope * _gradient(warped, share > 0, axis)).sum(dim=1, keepdim=True) for axis in (2, 3, 4)]
     return float(loss.detach()), -torch.cat(pulls, dim=1)
+
+
+def _gradient(image: Tensor, visible: Tensor, axis: int) -> Tensor:
+    """Give the mean of the differences to both neighbours along an axis, or to the one that is visible, or 0."""
+    both = visible.narrow(axis, 0, visible.shape[axis] - 1) & visible.narrow(axis, 1, visible.shape[axis] - 1)
+    known = both.to(image.dtype)
+    difference = image.diff(dim=axis) * known
+    others = [0, 0] * (4 - axis)  # F.pad counts axes from the last one
+    total, count = (F.pad(part, [*others, 1, 0]) + F.pad(part, [*others, 0, 1]) for part in (difference, known))
+    return total / count.clamp(min=1)
 
 
 def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans) -> Tensor:
@@ -148,8 +158,10 @@ def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans)
     loss = plans.weights.similarity * loss
     if labels.shape[1] == 0:
         return loss
-    found = are_shown(level.moving[:, level.channels :]) & are_shown(fixed_labels)
-    return loss + plans.weights.overlap * soft_dice_loss(labels, fixed_labels, found)
+    labels, fixed_labels = labels * mask, fixed_labels * mask
+    return loss + plans.weights.overlap * soft_dice_loss(
+        labels, fixed_labels, are_shown(labels) & are_shown(fixed_labels)
+    )
 
 
 def are_shown(labels: Tensor) -> Tensor:

@@ -42,7 +42,9 @@ class PairBatch(NamedTuple):
         fixed_labels: The same.
         moving_annotated: (B,) bool: whether the case has labels.
         fixed_annotated: The same.
-        moving_mask: (B, 1, X, Y, Z) float in [0, 1]: where the image has values that count for the similarity.
+        moving_visible: (B, 1, X, Y, Z) float, 1 where the image has values, 0 beyond its field of view.
+        fixed_visible: The same.
+        moving_mask: (B, 1, X, Y, Z) float in [0, 1]: where the similarity counts, as the user's mask says.
         fixed_mask: The same.
     """
 
@@ -52,6 +54,8 @@ class PairBatch(NamedTuple):
     fixed_labels: Tensor
     moving_annotated: Tensor
     fixed_annotated: Tensor
+    moving_visible: Tensor
+    fixed_visible: Tensor
     moving_mask: Tensor
     fixed_mask: Tensor
 
@@ -198,7 +202,7 @@ def _pair_terms(
 
 
 def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings) -> Tensor:
-    """Return the image term where both images have values.
+    """Return the image term where both images have values and their masks let it count.
 
     Where that is takes no gradient: the term must not fall by moving anatomy out of the image.
 
@@ -210,16 +214,22 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
     Returns:
         A scalar; lower is better.
     """
-    warped, share = sample_visible(at_least_float32(batch.moving), batch.moving_mask, positions(displacement))
-    mask = batch.fixed_mask * share.detach()
-    return dissimilarity(settings.similarity, warped, batch.fixed, window=settings.window, mask=mask)
+    warped, share = sample_visible(at_least_float32(batch.moving), batch.moving_visible, positions(displacement))
+    visible = batch.fixed_visible * share.detach()
+    weight = visible * batch.fixed_mask * warp(batch.moving_mask, displacement.detach())
+    kind, window = settings.similarity, settings.window
+    return dissimilarity(kind, warped, batch.fixed, window=window, mask=visible, weight=weight)
 
 
 def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
-    """Return soft Dice of the warped labels, over at most `labels_per_step` of those present in both."""
+    """Return soft Dice of the warped labels within both fields of view, at most `labels_per_step` of them.
+
+    Beyond a field of view a label is unknown, not absent: an organ must not be pressed into what is seen of it.
+    """
     if settings.num_labels < 2:  # a model without labels, whatever its cases show
         return displacement.sum() * 0.0
-    valid = labels_in_both(batch.moving_labels, batch.fixed_labels, settings.num_labels)
+    visible = batch.fixed_visible * warp(batch.moving_visible, displacement.detach(), padding="zeros")
+    valid = labels_in_both(batch.moving_labels, batch.fixed_labels * (visible > 0.5), settings.num_labels)
     valid &= (batch.moving_annotated & batch.fixed_annotated)[:, None]
     classes = valid.any(dim=0).nonzero().flatten().tolist()
     if not classes:
@@ -227,8 +237,8 @@ def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings
     if len(classes) > settings.labels_per_step:
         drawn = torch.randperm(len(classes), generator=generator)[: settings.labels_per_step]
         classes = [classes[index] for index in drawn.tolist()]
-    warped = warp(one_hot(batch.moving_labels, classes), displacement, padding="zeros")
-    return soft_dice_loss(warped, one_hot(batch.fixed_labels, classes), valid[:, classes])
+    warped, _ = sample_visible(one_hot(batch.moving_labels, classes), batch.moving_visible, positions(displacement))
+    return soft_dice_loss(warped * visible, one_hot(batch.fixed_labels, classes) * visible, valid[:, classes])
 
 
 def _segmentation(batch: PairBatch, output: RegistrationOutput) -> Tensor:

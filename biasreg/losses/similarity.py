@@ -1,6 +1,7 @@
 """Image similarity: local normalised cross-correlation within a modality, MIND-SSC across modalities."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 from biasreg.planning.plans import Similarity
 from biasreg.spatial.guards import at_least_float32, require_same_grid, require_same_shape, require_volume
 
+MIND_RADIUS = MIND_DILATION = 2  # of patches, and to neighbours, in voxels
+_MIND_PATCH = 2 * MIND_RADIUS + 1
+
+# Of a cube of voxels a mask shows nothing if it shows less than this part of one.
+_LEAST_COUNT = 1e-3
 # Added to each local variance of images in [0, 1]: a noise of 1/1000 of the range, below the step of an 8-bit image and
 # ten times above the rounding of a float32 variance. Windows flatter than this count as uncorrelated.
 _VARIANCE_FLOOR = 1e-6
@@ -39,12 +45,8 @@ def box_mean(volume: Tensor, window: int) -> Tensor:
         ValueError: On a wrong shape, or a window that is even or less than 1.
     """
     require_volume(volume, "volume")
-    if window < 1 or window % 2 == 0:
-        raise ValueError(f"the window is {window} voxels; it must be odd and at least 1")
     counts = [_window_counts(size, window).to(volume) for size in volume.shape[2:]]
-    for axis in (2, 3, 4):
-        volume = _running_sum(volume, window, axis)
-    return volume / (counts[0].view(-1, 1, 1) * counts[1].view(-1, 1) * counts[2])
+    return _box_sum(volume, window) / (counts[0].view(-1, 1, 1) * counts[1].view(-1, 1) * counts[2])
 
 
 def dissimilarity(
@@ -108,7 +110,8 @@ def local_ncc_loss(
     """
     require_same_shape(warped, fixed, ("warped", "fixed"))
     warped, fixed = at_least_float32(warped), at_least_float32(fixed).detach()
-    mean = _window_mean(window, mask, fixed)
+    mask = _mask_or_ones(mask, fixed)
+    mean = _masked_mean(mask, window)
     fixed_mean, warped_mean = mean(fixed), mean(warped)
     fixed_variance = _variance(mean(fixed * fixed), fixed_mean)
     warped_variance = _variance(mean(warped * warped), warped_mean)
@@ -117,7 +120,7 @@ def local_ncc_loss(
     return _weighted_mean(1.0 - correlation, mask if weight is None else weight)
 
 
-def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, mask: Tensor | None = None) -> Tensor:
+def mind_ssc(image: Tensor, radius: int = MIND_RADIUS, dilation: int = MIND_DILATION) -> Tensor:
     """Return the modality-independent neighbourhood descriptor with self-similarity context.
 
     For each of the twelve pairs (a, b) of neighbours that are not opposite, D = mean over a patch of
@@ -127,8 +130,6 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, mask: Tensor | N
         image: (B, 1, X, Y, Z), any intensities.
         radius: Radius of the patch in voxels, 0 or more.
         dilation: Distance of the six neighbours in voxels, at least 1.
-        mask: Where the image has values, (B, 1, X, Y, Z) in [0, 1], or None for everywhere. Patches see nothing else; a
-            pair of neighbours of which a patch sees nothing counts as alike.
 
     Returns:
         (B, 12, X, Y, Z) in (0, 1], float32 or more; unchanged by a gain of either sign and an offset of the image.
@@ -147,17 +148,7 @@ def mind_ssc(image: Tensor, radius: int = 2, dilation: int = 2, mask: Tensor | N
             f"image of shape {tuple(image.shape)}, radius {radius}, dilation {dilation}; "
             "expected one channel (B, 1, X, Y, Z), a radius of at least 0 and a dilation of at least 1"
         )
-    shifted = _neighbours(at_least_float32(image), dilation)
-    squared = torch.cat([(shifted[a] - shifted[b]).square() for a, b in _PAIRS], dim=1)  # (B, 12, X, Y, Z)
-    if mask is not None:
-        seen = _neighbours(mask, dilation)
-        mask = torch.cat([seen[a] * seen[b] for a, b in _PAIRS], dim=1)  # where both of a pair are seen
-    distance = _window_mean(2 * radius + 1, mask, squared)(squared)
-    distance = distance - distance.amin(dim=1, keepdim=True)
-    variance = distance.mean(dim=1, keepdim=True)
-    typical = variance.detach().mean(dim=(2, 3, 4), keepdim=True).clamp(min=_MIND_VARIANCE_FLOOR)
-    lower, upper = (typical * bound for bound in _MIND_VARIANCE_BOUNDS)
-    return torch.exp(-distance / variance.clamp(lower, upper))
+    return _descriptor(at_least_float32(image), dilation, partial(box_mean, window=2 * radius + 1))
 
 
 def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
@@ -167,7 +158,8 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, 
         warped: Warped moving image (B, C, X, Y, Z); each channel has descriptors of its own.
         fixed: Fixed image of the same shape, of any modality; it gets no gradient.
         mask: Where both images have values, (B, 1, X, Y, Z) in [0, 1], or None for everywhere. The descriptors of both
-            look only there, so that the edge of a field of view is no structure.
+            look only there, so that the edge of a field of view is no structure. Voxels count where each pair of
+            neighbours is seen somewhere in the patch.
         weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for wherever the mask is.
 
     Returns:
@@ -179,23 +171,55 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, 
     require_volume(warped, "warped")
     require_same_shape(warped, fixed, ("warped", "fixed"))
     batch, channels = warped.shape[:2]
-    each_mask = None if mask is None else mask.repeat_interleave(channels, dim=0)
+    warped, fixed = at_least_float32(warped), at_least_float32(fixed).detach()
+    mask = _mask_or_ones(mask, fixed)
+    shown = _neighbours(mask, MIND_DILATION)
+    pairs_shown = torch.cat([shown[a] * shown[b] for a, b in _PAIRS], dim=1)  # (B, 12, X, Y, Z)
+    patch_mean = _masked_mean(pairs_shown.repeat_interleave(channels, dim=0), _MIND_PATCH)
+    known = _box_sum(pairs_shown, _MIND_PATCH).amin(dim=1, keepdim=True) > _LEAST_COUNT
     one, other = (
-        mind_ssc(image.flatten(0, 1).unsqueeze(1), mask=each_mask)  # (B·C, 12, X, Y, Z)
-        for image in (warped, fixed.detach())
+        _descriptor(image.flatten(0, 1).unsqueeze(1), MIND_DILATION, patch_mean)  # (B·C, 12, X, Y, Z)
+        for image in (warped, fixed)
     )
     difference = (one - other).view(batch, channels * len(_PAIRS), *warped.shape[2:])
-    return _weighted_mean(difference.square(), mask if weight is None else weight)
+    weight = mask if weight is None else weight
+    require_same_grid(fixed, weight, ("fixed", "weight"))
+    return _weighted_mean(difference.square(), known * weight)
 
 
-def _window_mean(window: int, mask: Tensor | None, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the function that takes the mean over the cube around each voxel within a mask; 0 where that is empty."""
+def _descriptor(image: Tensor, dilation: int, patch_mean: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return MIND-SSC of (B, 1, X, Y, Z), given how the mean over the patch around each voxel is taken."""
+    shifted = _neighbours(image, dilation)
+    distance = patch_mean(torch.cat([(shifted[a] - shifted[b]).square() for a, b in _PAIRS], dim=1))  # (B, 12, ...)
+    distance = distance - distance.amin(dim=1, keepdim=True)
+    variance = distance.mean(dim=1, keepdim=True)
+    typical = variance.detach().mean(dim=(2, 3, 4), keepdim=True).clamp(min=_MIND_VARIANCE_FLOOR)
+    lower, upper = (typical * bound for bound in _MIND_VARIANCE_BOUNDS)
+    return torch.exp(-distance / variance.clamp(lower, upper))
+
+
+def _mask_or_ones(mask: Tensor | None, fixed: Tensor) -> Tensor:
+    """Return the mask in the images' precision, 1 everywhere without one."""
     if mask is None:
-        return lambda volume: box_mean(volume, window)
-    require_same_grid(like, mask, ("fixed", "mask"))
-    visible = mask.to(like.dtype)
-    share = box_mean(visible, window).clamp(min=torch.finfo(like.dtype).tiny)
-    return lambda volume: box_mean(visible * volume, window) / share
+        return torch.ones_like(fixed[:, :1])
+    require_volume(mask, "mask")
+    require_same_grid(fixed, mask, ("fixed", "mask"))
+    return mask.to(fixed.dtype)
+
+
+def _masked_mean(mask: Tensor, window: int) -> Callable[[Tensor], Tensor]:
+    """Return the function that takes the mean over what a mask shows of each voxel's cube; 0 where that is nothing."""
+    count = _box_sum(mask, window).clamp(min=_LEAST_COUNT)
+    return lambda volume: _box_sum(mask * volume, window) / count
+
+
+def _box_sum(volume: Tensor, window: int) -> Tensor:
+    """Return the sum over the part of a cube around each voxel that lies inside the grid."""
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"the window is {window} voxels; it must be odd and at least 1")
+    for axis in (2, 3, 4):
+        volume = _running_sum(volume, window, axis)
+    return volume
 
 
 def _running_sum(volume: Tensor, window: int, axis: int) -> Tensor:
@@ -203,16 +227,16 @@ def _running_sum(volume: Tensor, window: int, axis: int) -> Tensor:
     size, reach = volume.shape[axis], window // 2
     padding = [0] * 6  # F.pad counts axes from the last one
     padding[2 * (4 - axis)] = padding[2 * (4 - axis) + 1] = reach
-    partial = F.pad(volume, padding)
+    run = F.pad(volume, padding)
     total, covered, length = None, 0, 1
     while length <= window:
         if window & length:
-            piece = partial.narrow(axis, covered, size)
+            piece = run.narrow(axis, covered, size)
             total = piece if total is None else total + piece
             covered += length
         if 2 * length <= window:
-            shorter = partial.shape[axis] - length
-            partial = partial.narrow(axis, 0, shorter) + partial.narrow(axis, length, shorter)
+            shorter = run.shape[axis] - length
+            run = run.narrow(axis, 0, shorter) + run.narrow(axis, length, shorter)
         length *= 2
     assert total is not None  # the window holds at least one voxel
     return total

@@ -28,6 +28,9 @@ from biasreg.preprocessing.normalization import normalize
 from biasreg.preprocessing.prealign import joins_centers_only
 from biasreg.preprocessing.resampling import field_of_view, labels_to_canonical, to_canonical
 from biasreg.preprocessing.storage import (
+    EXCLUDED,
+    INSIDE,
+    OUTSIDE,
     STAMP_FILE,
     StoredCase,
     clear_folder,
@@ -167,10 +170,11 @@ def preprocess_case(case: Case, shared_center: Sequence[float], plans: Preproces
     channels = read_channels(case.images)
     frame = case_frame(case, channels[0], shared_center, plans, folder)
     canonical = canonical_image(channels, frame, plans)
-    mask, grid = canonical.mask, canonical_grid(plans)
+    mask, grid = np.where(canonical.mask, INSIDE, OUTSIDE), canonical_grid(plans)
     if case.mask is not None:
         user_mask = read_labels(case.mask)
-        mask = mask & (labels_to_canonical(user_mask.array > 0, user_mask.geometry, grid, frame, (1,)) > 0)
+        compared = labels_to_canonical(user_mask.array > 0, user_mask.geometry, grid, frame, (1,)) > 0
+        mask[canonical.mask & ~compared] = EXCLUDED
     classes, outside = None, canonical.foreground_outside if plans.crop == "anatomy" else 0.0
     if case.labels is not None:
         labels = read_labels(case.labels)

@@ -6,7 +6,7 @@
   reference.nii.gz, reference_focus.nii.gz     what all are aligned to, if anything (reference_files.py)
   <case>.npy           image, float16, (C, X, Y, Z), in [0, 1]
   <case>_seg.npy       classes, uint8 or uint16, (X, Y, Z); only of cases with labels
-  <case>_mask.npy      where the image has values, uint8, (X, Y, Z)
+  <case>_mask.npy      where the image has values, and where of that the user's mask is 0, uint8, (X, Y, Z)
   <case>.json          the case's record; written last, so that it marks the case as complete
 ```
 """
@@ -24,6 +24,7 @@ from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE
 
 STAMP_FILE = "preprocessing.json"
+OUTSIDE, INSIDE, EXCLUDED = 0, 1, 2  # a mask's values: beyond the field of view; in it; in it, but not to be compared
 IMAGE, MASK, LABELS = ".npy", "_mask.npy", "_seg.npy"  # what the arrays of a case end in
 ARRAY_ERRORS = (ValueError, EOFError, TypeError, TokenError)  # of np.load; the last two for headers of random bytes
 
@@ -161,7 +162,7 @@ def write_case(
         folder: Folder of preprocessed cases.
         record: The case's record.
         image: (C, X, Y, Z) in [0, 1].
-        mask: (X, Y, Z), true where the image has values.
+        mask: (X, Y, Z), `OUTSIDE`, `INSIDE` or `EXCLUDED`.
         labels: (X, Y, Z) classes, or None.
 
     Raises:
@@ -238,7 +239,7 @@ def load_image(folder: Path, identifier: str) -> np.ndarray:
 
 
 def load_mask(folder: Path, identifier: str) -> np.ndarray:
-    """Map the mask of a case's values into memory: (X, Y, Z), uint8."""
+    """Map a case's mask into memory: (X, Y, Z), uint8: `OUTSIDE`, `INSIDE` or `EXCLUDED`."""
     return _load_array(folder / f"{identifier}{MASK}")
 
 

@@ -19,7 +19,7 @@ from biasreg.spatial.guards import at_least_float32, require_field, require_volu
 Mode = Literal["linear", "nearest"]
 Padding = Literal["border", "zeros"] | float
 
-# Values are divided by the share of them that a mask shows, at least by this, so that gradients stay finite.
+# Of what a mask shows in smaller shares nothing is shown: to divide by them would leave rounding and steep gradients.
 _LEAST_SHARE = 1e-3
 
 _GRID_SAMPLE_MODE = {"linear": "bilinear", "nearest": "nearest"}
@@ -94,15 +94,19 @@ def sample_visible(volume: Tensor, mask: Tensor, coordinates: Tensor) -> tuple[T
         coordinates: (B, 3, X', Y', Z') in voxels of `volume`.
 
     Returns:
-        values: (B, C, X', Y', Z'), the mean of the neighbours weighted by the mask too; 0 where none of them is shown.
-        share: (B, 1, X', Y', Z'), the mask at these positions: 1 where all neighbours are shown, 0 where none is.
+        values: (B, C, X', Y', Z') in the volume's dtype, the mean of the neighbours weighted by the mask too; 0 where
+            none of them is shown.
+        share: (B, 1, X', Y', Z'), the same, the mask at these positions: 1 where all neighbours are shown, 0 where none
+            is, or less than a thousandth of them.
 
     Raises:
         ValueError: As `sample`.
     """
-    sampled = sample(torch.cat([volume * mask, mask.to(volume)], dim=1), coordinates, padding="zeros")
-    share = sampled[:, -1:]
-    return sampled[:, :-1] / share.clamp(min=_LEAST_SHARE), share
+    mask = mask.to(volume.dtype)
+    sampled = sample(torch.cat([volume * mask, mask], dim=1), coordinates, padding="zeros")
+    values, share = sampled[:, :-1], sampled[:, -1:]
+    shown = share >= _LEAST_SHARE
+    return torch.where(shown, values / share.clamp(min=_LEAST_SHARE), 0), share * shown
 
 
 def warp(volume: Tensor, displacement: Tensor, *, mode: Mode = "linear", padding: Padding = "border") -> Tensor:

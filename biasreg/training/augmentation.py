@@ -15,6 +15,8 @@ from biasreg.losses.objective import PairBatch
 from biasreg.planning.plans import AugmentationPlans
 from biasreg.spatial.warp import identity_grid, sample
 
+_ROUNDING = 1e-3  # of weights that add up to 1
+
 
 def pair_generator(seed: int, number: int, stream: int = 0) -> torch.Generator:
     """Return a CPU generator that depends on the run's seed and the number of the pair alone.
@@ -86,8 +88,8 @@ def augment_pairs(
 ) -> PairBatch:
     """Move the images of each pair by random affine maps, and their labels with them.
 
-    Images are interpolated linearly, labels by nearest neighbour. Beyond the border all are 0, as preprocessing leaves
-    what lies outside a field of view. Each array is resampled once.
+    Images are interpolated linearly, labels by nearest neighbour. Beyond the border both are 0, as beyond a field of
+    view. A voxel that is interpolated across the end of a field of view is not visible. Each array is resampled once.
 
     Args:
         batch: Pairs on the training device.
@@ -116,9 +118,16 @@ def augment_pairs(
         fixed=sample(batch.fixed, fixed_at, mode="linear", padding="zeros"),
         moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="zeros"),
         fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="zeros"),
-        moving_mask=sample(batch.moving_mask, moving_at, mode="linear", padding="zeros"),
-        fixed_mask=sample(batch.fixed_mask, fixed_at, mode="linear", padding="zeros"),
+        moving_visible=_wholly_visible(batch.moving_visible, moving_at),
+        fixed_visible=_wholly_visible(batch.fixed_visible, fixed_at),
+        moving_mask=sample(batch.moving_mask, moving_at, mode="linear", padding="border"),
+        fixed_mask=sample(batch.fixed_mask, fixed_at, mode="linear", padding="border"),
     )
+
+
+def _wholly_visible(visible: Tensor, coordinates: Tensor) -> Tensor:
+    """Sample a mask of 0 and 1; 1 where all that the image is interpolated from is visible."""
+    return (sample(visible, coordinates, padding="zeros") > 1 - _ROUNDING).to(visible.dtype)
 
 
 def _pair_maps(plans: AugmentationPlans, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from biasreg.core.geometry import Geometry
 from biasreg.losses.objective import PairBatch
 from biasreg.planning.pairing import Pair
 from biasreg.preprocessing.resampling import labels_to_canonical, to_canonical
-from biasreg.preprocessing.storage import load_image, load_labels, load_mask
+from biasreg.preprocessing.storage import EXCLUDED, OUTSIDE, load_image, load_labels, load_mask
 from biasreg.training.sampling import PairSampler
 
 # Half of nnU-Net's ranges: its images have unit variance, ours lie in [0, 1] and must stay comparable to each other.
@@ -46,7 +46,7 @@ class HostBatch(NamedTuple):
         fixed_labels: Classes of the fixed images.
         moving_annotated: Which moving cases have labels (B,), bool.
         fixed_annotated: Which fixed cases have labels (B,), bool.
-        moving_mask: Where the moving images have values (B, 1, X, Y, Z), uint8.
+        moving_mask: What preprocessing says of the moving images' voxels, (B, 1, X, Y, Z), uint8.
         fixed_mask: The same of the fixed images.
         pairs: (moving, fixed) case identifiers.
         numbers: Number of each pair, counted over all pairs of the run; empty outside of training.
@@ -112,7 +112,7 @@ class CaseSource:
         return np.array(labels, dtype=np.uint8 if labels.dtype == np.uint8 else np.int32)[None]
 
     def mask(self, case: str) -> np.ndarray:
-        """Read where an image has values, uint8 (1, X, Y, Z)."""
+        """Read the mask of a case, uint8 (1, X, Y, Z)."""
         mask = load_mask(self.folder, case)
         return np.array(self.regrid.classes(mask) if self.regrid else mask)[None]
 
@@ -201,8 +201,10 @@ def to_device(batch: HostBatch, device: torch.device) -> PairBatch:
         fixed_labels=move(batch.fixed_labels).long(),
         moving_annotated=move(batch.moving_annotated),
         fixed_annotated=move(batch.fixed_annotated),
-        moving_mask=move(batch.moving_mask).float(),
-        fixed_mask=move(batch.fixed_mask).float(),
+        moving_visible=(move(batch.moving_mask) != OUTSIDE).float(),
+        fixed_visible=(move(batch.fixed_mask) != OUTSIDE).float(),
+        moving_mask=(move(batch.moving_mask) != EXCLUDED).float(),
+        fixed_mask=(move(batch.fixed_mask) != EXCLUDED).float(),
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from biasreg.core.errors import PlansError
 from biasreg.planning.pairing import Pair
 from biasreg.planning.plans import Configuration
-from biasreg.preprocessing.storage import StoredCase, load_labels, load_mask, read_stored_case
+from biasreg.preprocessing.storage import EXCLUDED, INSIDE, StoredCase, load_labels, load_mask, read_stored_case
 from biasreg.training.check_lines import CheckLine, listed
 from biasreg.training.data import CaseSource
 from biasreg.training.validation import labels_present, mean_dice
@@ -273,14 +273,14 @@ def _look_at_arrays(
     faults.extend(f"{case}: {fault}" for fault in _class_faults(source, case, configuration))
     if low == high:
         empty.append(f"{case}: all voxels are {low:.4g}")
-    if not mask.any():
+    if not (mask == INSIDE).any():
         empty.append(f"{case}: no voxel counts in its mask")
 
 
 def _class_faults(source: CaseSource, case: str, configuration: Configuration) -> Iterator[str]:
     """Say what is wrong with the values of a case's labels and mask, as they are stored."""
     classes = max(configuration.network.num_labels - 1, len(configuration.preprocessing.label_values))
-    limits = {"labels": (load_labels(source.folder, case), classes), "mask": (load_mask(source.folder, case), 1)}
+    limits = {"labels": (load_labels(source.folder, case), classes), "mask": (load_mask(source.folder, case), EXCLUDED)}
     for name, (array, largest) in limits.items():
         if not np.issubdtype(array.dtype, np.integer):
             yield f"its {name}: stored as {array.dtype}, not as integers"

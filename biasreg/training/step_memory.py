@@ -93,7 +93,7 @@ def random_pairs(network: NetworkPlans, size: Sequence[int], count: int, device:
     labels = slabs.view(1, 1, -1, 1, 1).expand(count, 1, *size).contiguous()
     mask = torch.ones(count, 1, *size, device=device)
     known = torch.ones(count, dtype=torch.bool, device=device)
-    return PairBatch(images[0], images[1], labels, labels.clone(), known, known, mask, mask)
+    return PairBatch(images[0], images[1], labels, labels.clone(), known, known, mask, mask, mask, mask)
 
 
 def reset_peak(device: torch.device) -> bool:

@@ -48,7 +48,7 @@ def make_batch() -> PairBatch:
     moving, fixed = (torch.from_numpy(image).float()[None, None] for image in images)
     moving_labels, fixed_labels = (torch.from_numpy(label)[None, None] for label in labels)
     yes, everywhere = torch.ones(1, dtype=torch.bool), torch.ones(1, 1, *SHAPE)
-    return PairBatch(moving, fixed, moving_labels, fixed_labels, yes, yes, everywhere, everywhere)
+    return PairBatch(moving, fixed, moving_labels, fixed_labels, yes, yes, *[everywhere] * 4)
 
 
 def gradients(network) -> dict[str, torch.Tensor | None]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective
+from biasreg.losses.objective import ObjectiveSettings, PairBatch, objective, similarity_term
 from biasreg.planning.plans import LossWeights
 
 SHAPE = (8, 8, 8)
@@ -49,7 +49,7 @@ def make_batch(*, batch=2, channels=1, seed=0):
     labels = [torch.randint(0, NUM_LABELS, (batch, 1, *SHAPE), generator=generator) for _ in range(2)]
     yes = torch.ones(batch, dtype=torch.bool)
     whole = torch.ones(batch, 1, *SHAPE)
-    return PairBatch(*images, *labels, yes, yes, whole, whole)
+    return PairBatch(*images, *labels, yes, yes, *[whole] * 4)
 
 
 def run(network, batch, settings=SETTINGS, *, scale=1.0, seed=0):
@@ -226,7 +226,7 @@ def test_training_on_the_objective_aligns_a_shifted_organ():
     fixed[..., 3:6, 2:6, 2:6] = 1.0
     yes = torch.ones(1, dtype=torch.bool)
     whole = torch.ones_like(moving)
-    batch = PairBatch(moving, fixed, moving.long(), fixed.long(), yes, yes, whole, whole)
+    batch = PairBatch(moving, fixed, moving.long(), fixed.long(), yes, yes, *[whole] * 4)
     network = TinyNetwork(head=False)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
     first = run(network, batch).terms["overlap"]
@@ -248,14 +248,62 @@ def test_bad_settings_and_shapes_are_refused():
         run(TinyNetwork(), batch._replace(fixed=batch.fixed[..., 1:]))
 
 
-def test_similarity_counts_only_where_both_images_have_values():
-    batch = make_batch(batch=1)
-    network = lambda moving, fixed: Output(torch.zeros(1, 3, *SHAPE), None, None)  # noqa: E731
+def still(moving, fixed):
+    """Register nothing."""
+    return Output(torch.zeros(1, 3, *SHAPE), None, None)
+
+
+def first_slices(count):
     mask = torch.zeros(1, 1, *SHAPE)
-    mask[..., :4, :, :] = 1
-    masked = batch._replace(fixed=torch.where(mask > 0, batch.moving, batch.fixed), fixed_mask=mask)
-    whole = run(network, masked._replace(fixed_mask=torch.ones_like(mask))).terms["similarity"]
-    inside = run(network, masked).terms["similarity"]
-    assert 0 < inside < whole
-    nowhere = run(network, masked._replace(moving_mask=torch.zeros_like(mask))).terms["similarity"]
-    assert nowhere == 0
+    mask[..., :count, :, :] = 1
+    return mask
+
+
+def test_similarity_counts_only_where_both_images_have_values():
+    batch, mask = make_batch(batch=1), first_slices(4)
+    masked = batch._replace(fixed=torch.where(mask > 0, batch.moving, batch.fixed), fixed_visible=mask)
+    assert run(still, batch._replace(fixed=masked.fixed)).terms["similarity"] > 0.1
+    assert run(still, masked).terms["similarity"] == pytest.approx(0, abs=1e-3)
+    assert run(still, masked._replace(moving_visible=torch.zeros_like(mask))).terms["similarity"] == 0
+
+
+@pytest.mark.parametrize("side", ["moving_mask", "fixed_mask"])
+def test_where_a_users_mask_is_zero_windows_look_but_do_not_count(side):
+    batch, mask = make_batch(batch=1), first_slices(4)
+    equal_there = batch._replace(fixed=torch.where(mask > 0, batch.moving, batch.fixed))
+    everywhere = run(still, equal_there).terms["similarity"]
+    masked = run(still, equal_there._replace(**{side: mask})).terms["similarity"]
+    assert 1e-2 < masked < everywhere
+    assert run(still, equal_there._replace(**{side: torch.zeros_like(mask)})).terms["similarity"] == 0
+    assert run(still, batch._replace(**{side: mask})).terms["overlap"] == run(still, batch).terms["overlap"]
+
+
+@pytest.mark.parametrize("similarity", ["lncc", "mind"])
+def test_the_similarity_does_not_fall_by_moving_anatomy_out_of_the_image(similarity):
+    batch = make_batch(batch=1)
+    constant = batch._replace(moving=torch.full_like(batch.moving, 0.5))
+    field = torch.full((1, 3, *SHAPE), 0.4, requires_grad=True)  # nothing but what is seen changes with it
+    (slope,) = torch.autograd.grad(similarity_term(constant, field, replace(SETTINGS, similarity=similarity)), field)
+    assert slope.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("ends", ["moving", "fixed"])
+def test_a_label_is_unknown_where_an_image_ends(ends):
+    rod = torch.zeros(1, 1, *SHAPE, dtype=torch.int64)
+    rod[..., 2:6, 2:6] = 1  # along the first axis
+    seen = first_slices(5)
+    cut = make_batch(batch=1)._replace(moving_labels=rod, fixed_labels=rod)
+    cut = cut._replace(**{f"{ends}_labels": rod * seen.long()})
+    assert overlap_and_slope(cut)[0] > 0.1
+    value, slope = overlap_and_slope(cut._replace(**{f"{ends}_visible": seen}))
+    assert value == pytest.approx(0, abs=1e-6)
+    assert slope[:, 0].abs().max() < 1e-6  # nothing pulls at the end of the image
+    assert overlap_and_slope(cut._replace(moving_visible=seen, fixed_visible=1 - seen))[0] == 0
+
+
+def overlap_and_slope(batch):
+    """Give the overlap without displacement, and its gradient."""
+    field = torch.zeros(1, 3, *SHAPE, requires_grad=True)
+    only_overlap = replace(SETTINGS, weights=LossWeights(0.0, 0.0, 1.0, 0.0, 0.0))
+    total = run(lambda moving, fixed: Output(field, None, None), batch, only_overlap, scale=0.0).total
+    return total.item(), torch.autograd.grad(total, field)[0]

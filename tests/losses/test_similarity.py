@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from biasreg.losses.similarity import box_mean, local_ncc_loss, mind_ssc, mind_ssc_loss
+from biasreg.losses.similarity import box_mean, dissimilarity, local_ncc_loss, mind_ssc, mind_ssc_loss
 from biasreg.spatial.warp import warp
 
 SHAPE = (12, 10, 11)
@@ -146,11 +146,44 @@ def test_half_precision_images_are_compared_in_float32():
         assert loss(image, image).dtype == torch.float32
 
 
-def test_gradients_of_local_ncc_are_right():
+@pytest.mark.parametrize("kind", ["lncc", "mind"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_of_the_losses_are_right(kind, masked):
     generator = torch.Generator().manual_seed(0)
-    warped = torch.rand(1, 1, 4, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
-    fixed = torch.rand(1, 1, 4, 3, 4, dtype=torch.float64, generator=generator)
-    assert torch.autograd.gradcheck(lambda image: local_ncc_loss(image, fixed, window=3), warped)
+    warped = torch.rand(2, 2, 4, 3, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    fixed, mask = (torch.rand(2, size, 4, 3, 4, dtype=torch.float64, generator=generator) for size in (2, 1))
+    mask[:, :, 3:] = 0
+    assert torch.autograd.gradcheck(
+        lambda image: dissimilarity(kind, image, fixed, window=3, mask=mask if masked else None), warped
+    )
+
+
+@pytest.mark.parametrize("loss", [local_ncc_loss, mind_ssc_loss])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float64])
+def test_a_mask_may_be_of_any_type(loss, dtype):
+    moving, fixed = textured_image(seed=1), textured_image(seed=2)
+    mask = textured_image(seed=3) > 0.5
+    assert loss(moving, fixed, mask=mask.to(dtype)) == loss(moving, fixed, mask=mask.float())
+
+
+@pytest.mark.parametrize("loss", [local_ncc_loss, mind_ssc_loss])
+def test_a_mask_on_another_grid_is_refused(loss):
+    image = textured_image()
+    with pytest.raises(ValueError, match="mask has shape"):
+        loss(image, image, mask=torch.ones(1, 1, 3, 3, 3))
+    with pytest.raises(ValueError, match="mask has shape"):
+        loss(image, image, mask=torch.ones(SHAPE))
+
+
+def test_mind_does_not_take_what_no_patch_sees_for_alike():
+    moving, fixed = textured_image(seed=1), textured_image(seed=2)
+    losses = []
+    for slices in (2, 3, 6, 12):
+        mask = torch.zeros(1, 1, *SHAPE)
+        mask[..., :slices, :, :] = 1
+        losses.append(mind_ssc_loss(moving, fixed, mask=mask).item())
+    assert losses[0] == 0  # two slices show nothing of a pair of neighbours two voxels apart
+    assert min(losses[1:]) > 0.5 * losses[-1]
 
 
 def test_gradients_of_mind_ssc_are_right():

@@ -23,6 +23,7 @@ from biasreg.preprocessing.preprocess import (
     preprocess_case,
     preprocess_dataset,
 )
+from biasreg.preprocessing.resampling import field_of_view
 
 
 def make_plans(prealignment="center", patch_size=(16, 16, 16), reference=None, crop="anatomy"):
@@ -246,7 +247,8 @@ def test_labels_that_are_taken_away_or_become_a_mask_are_noticed(rerun, run):
     folder = run(plans)
     assert not storage.read_stored_case(folder, "c2", "").annotated
     assert not storage.load_labels(folder, "c2").any()
-    assert storage.load_mask(folder, "c1").mean() < storage.load_mask(folder, "c3").mean()
+    assert storage.EXCLUDED in storage.load_mask(folder, "c1")
+    assert storage.EXCLUDED not in storage.load_mask(folder, "c3")
 
 
 def test_new_labels_are_noticed(rerun):
@@ -285,7 +287,7 @@ def test_a_centre_that_moved_moves_all_cases_that_share_it(run, executor, tmp_pa
         np.testing.assert_allclose(frame[:3, 3], first[:3, 3] + 1)
 
 
-def test_a_mask_of_the_user_limits_the_mask_of_values(run):
+def test_what_a_users_mask_excludes_is_told_from_what_lies_outside(run):
     first = run.dataset.cases("Tr")[0]
     image = read_image(first.images[0])
     allowed = np.zeros(image.array.shape, np.uint8)
@@ -295,9 +297,14 @@ def test_a_mask_of_the_user_limits_the_mask_of_values(run):
     grid = canonical_grid(make_plans())
     mask = np.array(storage.load_mask(folder, "c0"))
     frame = np.array(storage.read_stored_case(folder, "c0", "").frame)
-    world = apply_affine(frame @ grid.affine, np.argwhere(mask))
-    assert (apply_affine(np.linalg.inv(image.geometry.affine), world)[:, 0] > 10.4).all()
-    assert 0 < mask.sum() < storage.load_mask(folder, "c2").sum()
+    counts, excluded = (
+        apply_affine(np.linalg.inv(image.geometry.affine) @ frame @ grid.affine, np.argwhere(mask == value))[:, 0]
+        for value in (storage.INSIDE, storage.EXCLUDED)
+    )
+    assert counts.min() > 10.4
+    assert excluded.max() < 10.6
+    np.testing.assert_array_equal(mask != storage.OUTSIDE, field_of_view(image.geometry, grid, frame))
+    assert set(np.unique(storage.load_mask(folder, "c2"))) == {storage.OUTSIDE, storage.INSIDE}  # without such a mask
 
 
 def test_a_landmark_ends_where_the_frame_says(run):

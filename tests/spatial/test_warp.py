@@ -62,13 +62,24 @@ def test_what_a_mask_hides_is_not_blended_in():
     assert values[(share == 0).expand_as(values)].abs().max() == 0
 
 
-def test_gradients_are_finite_where_a_mask_begins():
+def test_of_what_a_mask_hardly_shows_nothing_is_shown():
     mask = torch.zeros(1, 1, *SHAPE)
     mask[:, :, :3] = 1
-    grid = identity_grid(SHAPE, device="cpu").requires_grad_()  # on voxel centres: shown wholly or not at all
-    values, share = sample_visible(random_volume(), mask, grid)
-    (slope,) = torch.autograd.grad((values * share.detach()).sum(), grid)
-    assert slope.isfinite().all()
+    for offset, shown in ((0.0, False), (-5e-4, False), (-2e-3, True)):  # the last slice shown is the third
+        grid = (
+            identity_grid(SHAPE, device="cpu") + torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1, 1) * offset
+        ).requires_grad_()
+        values, share = sample_visible(random_volume(), mask, grid)
+        assert bool((share[0, 0, 3] > 0).all()) is shown
+        (slope,) = torch.autograd.grad((values * share.detach()).sum(), grid)
+        assert slope[0, 0, 3:].abs().max() < 1e-3  # no cliff where the mask begins
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_visible_values_keep_their_type(dtype):
+    mask = torch.ones(1, 1, *SHAPE)
+    values, share = sample_visible(random_volume(dtype=dtype), mask, random_coordinates())
+    assert values.dtype == share.dtype == dtype
 
 
 def test_zeros_blend_to_nothing_over_one_voxel():

@@ -20,7 +20,7 @@ def make_pair(shape=(12, 10, 8)):
     labels = torch.randint(0, 4, (1, 1, *shape), generator=generator)
     annotated = torch.tensor([True]), torch.tensor([False])
     masks = torch.ones_like(image), torch.ones_like(image)
-    return PairBatch(image, image.clone(), labels, labels.clone(), *annotated, *masks)
+    return PairBatch(image, image.clone(), labels, labels.clone(), *annotated, *masks, *masks)
 
 
 def test_identity_maps_voxels_to_themselves():
@@ -107,8 +107,30 @@ def test_labels_stay_integer_and_known_and_annotation_is_kept():
     assert result.fixed_annotated.tolist() == [False]
 
 
-def test_a_mask_is_zero_where_the_augmented_image_has_no_values():
+def test_nothing_is_visible_that_is_interpolated_across_the_end_of_the_image():
     pair = make_pair()
+    inside = torch.zeros_like(pair.moving)
+    inside[..., 2:10, 2:8, 2:7] = 1
+    bright = pair._replace(moving=inside, fixed=inside, moving_visible=inside, fixed_visible=inside)
+    for number in range(5):
+        moved = augment_pairs(bright, ALWAYS, SPACING, [pair_generator(4, number)])
+        for image, visible in ((moved.moving, moved.moving_visible), (moved.fixed, moved.fixed_visible)):
+            assert set(visible.unique().tolist()) == {0.0, 1.0}
+            assert image[visible > 0].min() > 0.99
+            assert visible.sum() > 0.95 * (image > 0.99).sum()
     shifted = augment_pairs(pair, AugmentationPlans(0.0, 0.0, 0.0, 0.0, 6.0, 1.0), SPACING, [pair_generator(0, 0)])
-    assert shifted.moving_mask.min() == 0
-    assert shifted.moving_mask.max() == pytest.approx(1)
+    for visible in (shifted.moving_visible, shifted.fixed_visible):
+        assert visible.min() == 0  # beyond the border
+        assert visible.max() == 1
+
+
+def test_a_users_mask_moves_with_its_image():
+    pair = make_pair()
+    moved = augment_pairs(
+        pair._replace(moving_mask=pair.moving, fixed_mask=pair.fixed), ALWAYS, SPACING, [pair_generator(2, 1)]
+    )
+    for image, mask, visible in (
+        (moved.moving, moved.moving_mask, moved.moving_visible),
+        (moved.fixed, moved.fixed_mask, moved.fixed_visible),
+    ):
+        torch.testing.assert_close(mask * visible, image * visible)

@@ -88,7 +88,7 @@ def test_a_process_without_labels_takes_the_step_of_one_with_labels_and_two_forw
     labels = (3 * images).long()
     labels[1::2] = 0  # the second pair has none
     annotated, mask = torch.tensor([True, False]), torch.ones_like(images[:2])
-    batch = PairBatch(*images.split(2), *labels.split(2), annotated, annotated, mask, mask)
+    batch = PairBatch(*images.split(2), *labels.split(2), annotated, annotated, *[mask] * 4)
     member = functools.partial(team_members.step, folder=tmp_path, configuration=configuration, batch=batch)
     assert launch(member, 2) == 0
     assert member(ALONE) == 0
