@@ -6,16 +6,17 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from biasreg.core.geometry import Geometry
 from biasreg.inference.ensemble import Ensemble
 from biasreg.inference.refinement import Level, are_shown
-from biasreg.losses.similarity import dissimilarity
+from biasreg.losses.similarity import dissimilarity, is_comparable
 from biasreg.planning.plans import TrainingPlans
 from biasreg.spatial.displacement import resize
-from biasreg.spatial.warp import positions, sample_visible, warp
+from biasreg.spatial.warp import positions, sample_visible
 
 Status = Literal["PASS", "WARN", "FAIL"]
 _ORDER: tuple[Status, ...] = ("PASS", "WARN", "FAIL")
@@ -139,21 +140,26 @@ def measure_agreement(level: Level, answer: Ensemble, inside: Tensor, plans: Tra
         after=after,
         unrelated=unrelated,
         lost_percent=100 * float((anatomy * ~inside).sum()) / max(1.0, float(anatomy.sum())),
-        overlap=None if answer.semantics is None else _overlap(answer.semantics, answer.displacement),
+        overlap=None if answer.semantics is None else _overlap(answer.semantics, level, answer.displacement),
     )
 
 
-def _overlap(semantics: tuple[Tensor, Tensor], displacement: Tensor) -> float | None:
-    """Compare two segmentations over the labels that both show; 0 if each shows others, None if they show none.
+def _overlap(semantics: tuple[Tensor, Tensor], level: Level, displacement: Tensor) -> float | None:
+    """Compare two segmentations, within both fields of view, over the labels that both show there.
+
+    It is 0 if each shows others, None if they show none.
 
     Dice = 2 Σ w f / (Σ w² + Σ f²) is 1 where both are equal, also where they are uncertain.
     """
-    in_moving, in_fixed = (are_shown(part)[0] for part in semantics)
+    x, y, z = semantics[1].shape[2:]
+    visible, fixed_visible = (F.adaptive_avg_pool3d(mask, (x, y, z)) for mask in (level.moving_mask, level.fixed_mask))
+    warped, share = sample_visible(semantics[0], visible, positions(resize(displacement, (x, y, z))))
+    moved, kept = (labels * share * fixed_visible for labels in (warped, semantics[1]))
+    in_moving, in_fixed = (are_shown(part)[0] for part in (moved, kept))
     both = in_moving & in_fixed
     if not bool(both.any()):
         return 0.0 if bool((in_moving | in_fixed).any()) else None
-    moved = warp(semantics[0], resize(displacement, semantics[1].shape[2:]))[0, both].flatten(1)
-    kept = semantics[1][0, both].flatten(1)
+    moved, kept = (part[0, both].flatten(1) for part in (moved, kept))
     return float((2 * (moved * kept).sum(dim=1) / (moved.square() + kept.square()).sum(dim=1)).mean())
 
 
@@ -231,7 +237,7 @@ def _grade(value: float, limits: tuple[float, float]) -> Status:
 
 def _dissimilarity(warped: Tensor, fixed: Tensor, mask: Tensor, anatomy: Tensor, plans: TrainingPlans) -> float | None:
     """Compare two images on the fixed anatomy, where both have values; None where they share nothing of it."""
-    weight = mask * anatomy
+    weight = mask * anatomy * is_comparable(plans.similarity, mask)
     if not bool((weight > 0).any()):
         return None
     window = plans.similarity_window_voxels

@@ -216,7 +216,8 @@ def similarity_term(batch: PairBatch, displacement: Tensor, settings: ObjectiveS
     """
     warped, share = sample_visible(at_least_float32(batch.moving), batch.moving_visible, positions(displacement))
     visible = batch.fixed_visible * share.detach()
-    weight = visible * batch.fixed_mask * warp(batch.moving_mask, displacement.detach())
+    counts, _ = sample_visible(batch.moving_mask, batch.moving_visible, positions(displacement.detach()))
+    weight = visible * batch.fixed_mask * counts
     kind, window = settings.similarity, settings.window
     return dissimilarity(kind, warped, batch.fixed, window=window, mask=visible, weight=weight)
 

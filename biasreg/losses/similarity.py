@@ -111,7 +111,7 @@ def local_ncc_loss(
     require_same_shape(warped, fixed, ("warped", "fixed"))
     warped, fixed = at_least_float32(warped), at_least_float32(fixed).detach()
     mask = _mask_or_ones(mask, fixed)
-    mean = _masked_mean(mask, window)
+    mean = _masked_mean(mask, _box_sum(mask, window), window)
     fixed_mean, warped_mean = mean(fixed), mean(warped)
     fixed_variance = _variance(mean(fixed * fixed), fixed_mean)
     warped_variance = _variance(mean(warped * warped), warped_mean)
@@ -163,7 +163,7 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, 
         weight: Where the similarity counts, (B, 1, X, Y, Z) at least 0, or None for wherever the mask is.
 
     Returns:
-        Scalar in [0, 1), float32 or more.
+        Scalar in [0, 1), float32 or more; 0 when no voxel counts.
 
     Raises:
         ValueError: On unequal shapes.
@@ -173,10 +173,9 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, 
     batch, channels = warped.shape[:2]
     warped, fixed = at_least_float32(warped), at_least_float32(fixed).detach()
     mask = _mask_or_ones(mask, fixed)
-    shown = _neighbours(mask, MIND_DILATION)
-    pairs_shown = torch.cat([shown[a] * shown[b] for a, b in _PAIRS], dim=1)  # (B, 12, X, Y, Z)
-    patch_mean = _masked_mean(pairs_shown.repeat_interleave(channels, dim=0), _MIND_PATCH)
-    known = _box_sum(pairs_shown, _MIND_PATCH).amin(dim=1, keepdim=True) > _LEAST_COUNT
+    pairs_shown, count = _pairs_shown(mask)
+    of_channels, counts = (part.repeat_interleave(channels, dim=0) for part in (pairs_shown, count))
+    patch_mean = _masked_mean(of_channels, counts, _MIND_PATCH)
     one, other = (
         _descriptor(image.flatten(0, 1).unsqueeze(1), MIND_DILATION, patch_mean)  # (B·C, 12, X, Y, Z)
         for image in (warped, fixed)
@@ -184,7 +183,34 @@ def mind_ssc_loss(warped: Tensor, fixed: Tensor, *, mask: Tensor | None = None, 
     difference = (one - other).view(batch, channels * len(_PAIRS), *warped.shape[2:])
     weight = mask if weight is None else weight
     require_same_grid(fixed, weight, ("fixed", "weight"))
-    return _weighted_mean(difference.square(), known * weight)
+    return _weighted_mean(difference.square(), weight * _all_known(count))
+
+
+def is_comparable(kind: Similarity, mask: Tensor) -> Tensor:
+    """Tell where enough is seen for a dissimilarity: with `mind`, something of each pair of neighbours.
+
+    Args:
+        kind: As in `dissimilarity`.
+        mask: Where both images have values, (B, 1, X, Y, Z) in [0, 1].
+
+    Returns:
+        (B, 1, X, Y, Z) bool. Elsewhere voxels do not count, whatever their weight; where none is left, the
+        dissimilarity is 0 and says nothing.
+    """
+    if kind == "lncc":
+        return mask > 0
+    return _all_known(_pairs_shown(mask)[1]) & (mask > 0)
+
+
+def _pairs_shown(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where a mask shows both of each pair of neighbours, and how often in the patch around each voxel."""
+    shown = _neighbours(mask, MIND_DILATION)
+    pairs = torch.cat([shown[a] * shown[b] for a, b in _PAIRS], dim=1)  # (B, 12, X, Y, Z)
+    return pairs, _box_sum(pairs, _MIND_PATCH)
+
+
+def _all_known(count: Tensor) -> Tensor:
+    return count.amin(dim=1, keepdim=True) >= _LEAST_COUNT
 
 
 def _descriptor(image: Tensor, dilation: int, patch_mean: Callable[[Tensor], Tensor]) -> Tensor:
@@ -204,12 +230,14 @@ def _mask_or_ones(mask: Tensor | None, fixed: Tensor) -> Tensor:
         return torch.ones_like(fixed[:, :1])
     require_volume(mask, "mask")
     require_same_grid(fixed, mask, ("fixed", "mask"))
+    if mask.shape[1] != 1:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected one channel (B, 1, X, Y, Z)")
     return mask.to(fixed.dtype)
 
 
-def _masked_mean(mask: Tensor, window: int) -> Callable[[Tensor], Tensor]:
-    """Return the function that takes the mean over what a mask shows of each voxel's cube; 0 where that is nothing."""
-    count = _box_sum(mask, window).clamp(min=_LEAST_COUNT)
+def _masked_mean(mask: Tensor, count: Tensor, window: int) -> Callable[[Tensor], Tensor]:
+    """Return the function that takes the mean over what a mask shows of each cube, given the mask's sum there."""
+    count = count.clamp(min=_LEAST_COUNT)
     return lambda volume: _box_sum(mask * volume, window) / count
 
 
@@ -253,10 +281,8 @@ def _variance(mean_of_square: Tensor, mean: Tensor) -> Tensor:
     return (mean_of_square - mean.square()).clamp(min=0.0) + _VARIANCE_FLOOR
 
 
-def _weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+def _weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
     """Return the mean over all voxels and channels, weighted per voxel; 0 when no voxel has weight."""
-    if weight is None:
-        return values.mean()
     require_same_grid(values, weight, ("values", "weight"))
     spread = weight.to(values.dtype).expand_as(values)
     return (spread * values).sum() / spread.sum().clamp(min=torch.finfo(values.dtype).tiny)

@@ -24,6 +24,7 @@ from biasreg.planning.plans import PreprocessingPlans
 from biasreg.preprocessing.reference_files import FOCUS_FILE, REFERENCE_FILE
 
 STAMP_FILE = "preprocessing.json"
+LAYOUT = 2  # of the arrays of a case
 OUTSIDE, INSIDE, EXCLUDED = 0, 1, 2  # a mask's values: beyond the field of view; in it; in it, but not to be compared
 IMAGE, MASK, LABELS = ".npy", "_mask.npy", "_seg.npy"  # what the arrays of a case end in
 ARRAY_ERRORS = (ValueError, EOFError, TypeError, TokenError)  # of np.load; the last two for headers of random bytes
@@ -38,10 +39,12 @@ class PreprocessingStamp:
     Attributes:
         plans_hash: Content hash of the `PreprocessingPlans`.
         reference_hash: Hashes of the raw files of the case that all are aligned to, when pre-alignment is affine.
+        layout: What the arrays mean. In layout 1 a mask was 0 where the user's mask is 0, too.
     """
 
     plans_hash: str
     reference_hash: str | None = None
+    layout: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,11 @@ def write_stamp(folder: Path, plans: PreprocessingPlans, reference_hash: str | N
         plans: The plans.
         reference_hash: Hashes of the raw files of the case that all are aligned to, when pre-alignment is affine.
     """
-    write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans), reference_hash))
+    write_record(folder / STAMP_FILE, PreprocessingStamp(content_hash(plans), reference_hash, LAYOUT))
 
 
 def is_stamped(folder: Path, plans: PreprocessingPlans, reference_hash: str | None = None) -> bool:
-    """Tell whether a folder was made with these plans.
+    """Tell whether a folder was made with these plans, and holds what cases hold now.
 
     Args:
         folder: Folder of preprocessed cases.
@@ -111,7 +114,8 @@ def is_stamped(folder: Path, plans: PreprocessingPlans, reference_hash: str | No
     if not path.is_file():
         return False
     stamp = read_record(path, PreprocessingStamp)
-    return stamp.plans_hash == content_hash(plans) and reference_hash in (None, stamp.reference_hash)
+    as_planned = (stamp.plans_hash, stamp.layout) == (content_hash(plans), LAYOUT)
+    return as_planned and reference_hash in (None, stamp.reference_hash)
 
 
 def check_stamp(folder: Path, plans: PreprocessingPlans, remedy: str) -> None:
@@ -128,7 +132,7 @@ def check_stamp(folder: Path, plans: PreprocessingPlans, remedy: str) -> None:
     if not (folder / STAMP_FILE).is_file():
         raise PlansError(f"no preprocessed cases · {folder} · {remedy}")
     if not is_stamped(folder, plans):
-        raise PlansError(f"the cases were preprocessed with other plans than those now · {folder} · {remedy}")
+        raise PlansError(f"the cases were made with other plans, or by an earlier version · {folder} · {remedy}")
 
 
 def clear_folder(folder: Path) -> None:

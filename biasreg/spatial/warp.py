@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from biasreg.spatial.guards import at_least_float32, require_field, require_volume
+from biasreg.spatial.guards import at_least_float32, require_field, require_same_grid, require_volume
 
 Mode = Literal["linear", "nearest"]
 Padding = Literal["border", "zeros"] | float
@@ -100,8 +100,12 @@ def sample_visible(volume: Tensor, mask: Tensor, coordinates: Tensor) -> tuple[T
             is, or less than a thousandth of them.
 
     Raises:
-        ValueError: As `sample`.
+        ValueError: As `sample`, or on a mask of another grid or of several channels.
     """
+    require_volume(mask, "mask")
+    require_same_grid(volume, mask, ("volume", "mask"))
+    if mask.shape[1] != 1:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, expected one channel (B, 1, X, Y, Z)")
     mask = mask.to(volume.dtype)
     sampled = sample(torch.cat([volume * mask, mask], dim=1), coordinates, padding="zeros")
     values, share = sampled[:, :-1], sampled[:, -1:]

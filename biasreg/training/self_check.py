@@ -225,7 +225,7 @@ def judge_overlap(covered: Mapping[str, float]) -> CheckLine:
     if usual < LEAST_USUALLY_COVERED:
         return CheckLine("overlap", "FAIL", f"{text} · nothing can be compared; see that the headers place the anatomy")
     if covered[worst] < LEAST_COVERED:
-        return CheckLine("overlap", "WARN", f"{text} · look at this pair's headers and masks")
+        return CheckLine("overlap", "WARN", f"{text} · look at this pair's headers")
     return CheckLine("overlap", "PASS", text)
 
 

@@ -61,8 +61,7 @@ def test_equal_images_keep_their_displacement(plans):
 @pytest.mark.parametrize("similarity", ["lncc", "mind"])
 @pytest.mark.parametrize(("moving_ends", "fixed_ends"), [(24, 15), (18, 12), (12, 18)])
 def test_where_an_image_ends_is_no_structure(plans, similarity, moving_ends, fixed_ends):
-    image, slices = texture(), torch.arange(SHAPE[2]).expand(1, 1, *SHAPE)
-    masks = [(slices < end).float() for end in (moving_ends, fixed_ends)]
+    image, masks = texture(), [until(end) for end in (moving_ends, fixed_ends)]
     ends_apart = Level(*(image * mask for mask in masks), *masks, 1)
     found = refine(torch.zeros(1, 3, *SHAPE), [ends_apart], replace(plans, similarity=similarity), 20)
     assert found.abs().max() < 1e-3
@@ -70,15 +69,31 @@ def test_where_an_image_ends_is_no_structure(plans, similarity, moving_ends, fix
 
 @pytest.mark.parametrize("similarity", ["lncc", "mind"])
 def test_the_end_of_an_image_does_not_pull_where_images_differ(plans, similarity):
-    image, noise = texture(), texture(seed=1)
-    mask = torch.ones(1, 1, *SHAPE)
-    mask[..., 15:] = 0
-    unlike = 0.85 * image + 0.15 * noise
-    settings = replace(plans, similarity=similarity)
-    ends_early = Level(image * mask, unlike, mask, torch.ones_like(mask), 1)
-    fields = [refine(torch.zeros(1, 3, *SHAPE), [each], settings, 30) for each in (ends_early, level(image, unlike))]
-    error, usual = (field[..., 12:15].square().sum(dim=1).sqrt().mean() for field in fields)
-    assert error < 1.5 * usual
+    image, seen = texture(), until(15)
+    unlike = 0.85 * image + 0.15 * texture(seed=1)
+    ends_early = Level(image * seen, unlike, seen, torch.ones_like(seen), 1)
+    found = refine(torch.zeros(1, 3, *SHAPE), [ends_early], replace(plans, similarity=similarity), 30)
+    length = found.square().sum(dim=1).sqrt()
+    assert length[..., 14].mean() < 1.3 * length[..., :10].mean()
+
+
+def test_between_voxels_the_end_of_an_image_is_no_structure_either(plans):
+    image, seen, start = texture(), until(15), shifted([0.0, 0.0, 0.5])
+    ends_early = Level(image * seen, warp(image, start), seen, torch.ones_like(seen), 1)
+    torch.testing.assert_close(refine(start, [ends_early], plans, 10), start, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("moving_ends", "fixed_ends"), [(24, 15), (15, 24), (12, 18)])
+def test_labels_end_with_the_image(plans, moving_ends, fixed_ends):
+    both = torch.cat([texture(), (texture(seed=4) > 0.5).float()], dim=1)
+    masks = [until(end) for end in (moving_ends, fixed_ends)]
+    found = refine(torch.zeros(1, 3, *SHAPE), [Level(*(both * mask for mask in masks), *masks, 1)], plans, 10)
+    assert found.abs().max() < 1e-3
+
+
+def until(end):
+    """Mask an image that has that many slices."""
+    return (torch.arange(SHAPE[2]) < end).float().expand(1, 1, *SHAPE)
 
 
 def test_what_does_not_get_better_is_kept_as_it_was(plans, monkeypatch):

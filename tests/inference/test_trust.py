@@ -209,3 +209,27 @@ def test_the_overlap_is_that_of_the_labels_which_both_images_show(configuration,
     nothing = torch.zeros_like(fixed)
     assert agreement_of(pair, masks, still, configuration.training, semantics=(nothing, nothing)).overlap is None
     assert agreement_of(pair, masks, still, configuration.training).overlap is None
+
+
+@pytest.mark.parametrize("ends", [0, 1], ids=["moving", "fixed"])
+def test_an_image_that_ends_earlier_is_as_like_as_a_whole_one(configuration, textures, ends):
+    still, whole = torch.zeros(1, 3, 20, 20, 20), torch.ones_like(textures)
+    seen = whole.clone()
+    seen[:, :, 12:] = 0
+    masks = [seen if side == ends else whole for side in (0, 1)]
+    anatomy = (textures > textures.median()).float()
+    semantics = tuple(anatomy * mask for mask in masks)
+    for similarity in ("lncc", "mind"):
+        plans = replace(configuration.training, similarity=similarity)
+        found = agreement_of([textures * mask for mask in masks], masks, still, plans, semantics=semantics)
+        assert found.after == pytest.approx(0, abs=0.01)
+        assert found.overlap == pytest.approx(1)
+
+
+def test_too_thin_an_overlap_says_nothing_across_modalities(configuration, textures):
+    still, first, last = torch.zeros(1, 3, 20, 20, 20), torch.zeros_like(textures), torch.zeros_like(textures)
+    first[:, :, :11], last[:, :, 9:] = 1, 1  # two slices are shared, and a pair of neighbours is two voxels apart
+    plans = replace(configuration.training, similarity="mind")
+    found = agreement_of((textures, textures.flip(3)), (first, last), still, plans)
+    assert (found.before, found.after) == (None, None)
+    assert judge(0.0, 0.1, found, ()).status == "FAIL"

@@ -283,8 +283,16 @@ def test_the_similarity_does_not_fall_by_moving_anatomy_out_of_the_image(similar
     batch = make_batch(batch=1)
     constant = batch._replace(moving=torch.full_like(batch.moving, 0.5))
     field = torch.full((1, 3, *SHAPE), 0.4, requires_grad=True)  # nothing but what is seen changes with it
-    (slope,) = torch.autograd.grad(similarity_term(constant, field, replace(SETTINGS, similarity=similarity)), field)
-    assert slope.abs().max() < 1e-6
+    ramp = torch.linspace(0, 1, SHAPE[0]).view(1, 1, -1, 1, 1).expand_as(constant.moving)
+    for pair in (constant, constant._replace(moving_mask=ramp)):
+        (slope,) = torch.autograd.grad(similarity_term(pair, field, replace(SETTINGS, similarity=similarity)), field)
+        assert slope.abs().max() < 1e-6
+
+
+def test_what_a_user_excludes_at_the_end_of_an_image_does_not_count():
+    batch, seen = make_batch(batch=1), first_slices(5)
+    hidden = batch._replace(moving_visible=seen, moving_mask=1 - seen)  # all that is seen is excluded
+    assert similarity_term(hidden, torch.full((1, 3, *SHAPE), 0.5), SETTINGS) == 0
 
 
 @pytest.mark.parametrize("ends", ["moving", "fixed"])

@@ -173,6 +173,8 @@ def test_a_mask_on_another_grid_is_refused(loss):
         loss(image, image, mask=torch.ones(1, 1, 3, 3, 3))
     with pytest.raises(ValueError, match="mask has shape"):
         loss(image, image, mask=torch.ones(SHAPE))
+    with pytest.raises(ValueError, match="one channel"):
+        loss(image, image, mask=torch.ones(1, 2, *SHAPE))
 
 
 def test_mind_does_not_take_what_no_patch_sees_for_alike():

@@ -1,4 +1,5 @@
 import errno
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -160,6 +161,17 @@ def test_a_damaged_record_or_one_of_another_version_is_no_case(write, tmp_path):
     assert storage.find_stored_case(tmp_path, "c") is None
     (tmp_path / "c.json").write_text('{"identi')
     assert storage.find_stored_case(tmp_path, "c") is None
+
+
+def test_cases_of_an_earlier_layout_are_made_anew(tmp_path):
+    storage.write_stamp(tmp_path, PLANS)
+    assert storage.is_stamped(tmp_path, PLANS)
+    stamp = tmp_path / storage.STAMP_FILE
+    written = json.loads(stamp.read_text())
+    stamp.write_text(json.dumps({key: value for key, value in written.items() if key != "layout"}))
+    assert not storage.is_stamped(tmp_path, PLANS)
+    with pytest.raises(PlansError, match="other plans, or by an earlier version"):
+        storage.check_stamp(tmp_path, PLANS, "run it again")
 
 
 def test_a_folder_is_stamped_for_its_reference_image_too(tmp_path):

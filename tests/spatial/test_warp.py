@@ -75,6 +75,12 @@ def test_of_what_a_mask_hardly_shows_nothing_is_shown():
         assert slope[0, 0, 3:].abs().max() < 1e-3  # no cliff where the mask begins
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3, 3), (1, 2, *SHAPE), SHAPE])
+def test_a_mask_that_does_not_fit_is_refused(shape):
+    with pytest.raises(ValueError, match="mask has shape"):
+        sample_visible(random_volume(), torch.ones(shape), random_coordinates())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_visible_values_keep_their_type(dtype):
     mask = torch.ones(1, 1, *SHAPE)

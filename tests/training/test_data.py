@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from biasreg.core.geometry import Geometry
+from biasreg.preprocessing.storage import EXCLUDED, INSIDE, OUTSIDE
 from biasreg.training.data import CaseSource, LoaderSettings, Regrid, make_batch, to_device
 from biasreg.training.sampling import PairSampler
 
@@ -52,6 +53,19 @@ def test_annotation_follows_the_case(source):
     on_device = to_device(batch, torch.device("cpu"))
     assert on_device.moving_labels.dtype == torch.int64
     assert on_device.fixed_annotated.dtype == torch.bool
+
+
+def test_a_mask_tells_what_is_visible_from_what_counts(source, sampler):
+    batch = make_batch(source, sampler, LoaderSettings(1, 0, 0.0, 0), 0)
+    mask = np.zeros_like(batch.moving_mask)
+    mask[:, :, 4:8], mask[:, :, 8:] = INSIDE, EXCLUDED
+    on_device = to_device(batch._replace(moving_mask=mask, fixed_mask=mask[:, :, ::-1].copy()), torch.device("cpu"))
+    for visible, counts in (
+        (on_device.moving_visible, on_device.moving_mask),
+        (on_device.fixed_visible.flip(2), on_device.fixed_mask.flip(2)),
+    ):
+        np.testing.assert_array_equal(visible.numpy(), mask != OUTSIDE)
+        np.testing.assert_array_equal((visible * counts).numpy(), mask == INSIDE)
 
 
 def test_the_stream_pickles(source, sampler):
