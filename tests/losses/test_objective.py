@@ -309,9 +309,18 @@ def test_a_label_is_unknown_where_an_image_ends(ends):
     assert overlap_and_slope(cut._replace(moving_visible=seen, fixed_visible=1 - seen))[0] == 0
 
 
-def overlap_and_slope(batch):
-    """Give the overlap without displacement, and its gradient."""
-    field = torch.zeros(1, 3, *SHAPE, requires_grad=True)
+def test_a_label_is_unknown_beyond_the_grid():
+    rod = torch.zeros(1, 1, *SHAPE, dtype=torch.int64)
+    rod[..., 2:6, 2:6] = 1
+    batch = make_batch(batch=1)._replace(moving_labels=rod, fixed_labels=rod)
+    assert overlap_and_slope(batch, shift=2.5)[0] == pytest.approx(0, abs=1e-6)
+
+
+def overlap_and_slope(batch, shift=0.0):
+    """Give the overlap under a shift along the first axis, and its gradient."""
+    field = torch.zeros(1, 3, *SHAPE)
+    field[:, 0] = shift
+    field.requires_grad_()
     only_overlap = replace(SETTINGS, weights=LossWeights(0.0, 0.0, 1.0, 0.0, 0.0))
     total = run(lambda moving, fixed: Output(field, None, None), batch, only_overlap, scale=0.0).total
     return total.item(), torch.autograd.grad(total, field)[0]
