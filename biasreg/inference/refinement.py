@@ -158,7 +158,8 @@ def _objective(warped: Tensor, level: Level, mask: Tensor, plans: TrainingPlans)
     loss = plans.weights.similarity * loss
     if labels.shape[1] == 0:
         return loss
-    labels, fixed_labels = labels * mask, fixed_labels * mask
+    seen = mask > 0.5
+    labels, fixed_labels = labels * seen, fixed_labels * seen
     return loss + plans.weights.overlap * soft_dice_loss(
         labels, fixed_labels, are_shown(labels) & are_shown(fixed_labels)
     )

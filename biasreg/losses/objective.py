@@ -229,8 +229,8 @@ def _overlap(batch: PairBatch, displacement: Tensor, settings: ObjectiveSettings
     """
     if settings.num_labels < 2:  # a model without labels, whatever its cases show
         return displacement.sum() * 0.0
-    visible = batch.fixed_visible * warp(batch.moving_visible, displacement.detach(), padding="zeros")
-    valid = labels_in_both(batch.moving_labels, batch.fixed_labels * (visible > 0.5), settings.num_labels)
+    visible = batch.fixed_visible * warp(batch.moving_visible, displacement.detach(), padding="zeros") > 0.5
+    valid = labels_in_both(batch.moving_labels, batch.fixed_labels * visible, settings.num_labels)
     valid &= (batch.moving_annotated & batch.fixed_annotated)[:, None]
     classes = valid.any(dim=0).nonzero().flatten().tolist()
     if not classes:
