@@ -194,8 +194,7 @@ def is_comparable(kind: Similarity, mask: Tensor) -> Tensor:
         mask: Where both images have values, (B, 1, X, Y, Z) in [0, 1].
 
     Returns:
-        (B, 1, X, Y, Z) bool. Elsewhere voxels do not count, whatever their weight; where none is left, the
-        dissimilarity is 0 and says nothing.
+        (B, 1, X, Y, Z) bool. Other voxels do not count; where none is left, the dissimilarity is 0 and says nothing.
     """
     if kind == "lncc":
         return mask > 0
