@@ -68,9 +68,11 @@ def test_the_processes_of_a_team_share_work_and_average_gradients(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configuration):
-    pairs = replace(configuration, training=replace(configuration.training, batch_size=2))
-    alone = load_checkpoint(train_fold(write_dataset(pairs), "901", 0, OPTIONS) / LATEST)
-    roots = write_dataset()
+    # Offsets of BIAF begin at voxel centres, where the slope of an interpolation jumps: rounding would decide its side.
+    single = replace(configuration, network=replace(configuration.network, biaf=False))
+    double = replace(single, training=replace(single.training, batch_size=2))
+    alone = load_checkpoint(train_fold(write_dataset(double), "901", 0, OPTIONS) / LATEST)
+    roots = write_dataset(single)
     options = replace(OPTIONS, overwrite=True)
     assert launch(functools.partial(team_members.train, roots=roots, options=options), 2) == 0
     together = load_checkpoint(roots.results / "Dataset901_Blobs" / "tiny__main" / "fold_0" / LATEST)
@@ -78,7 +80,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(write_dataset, configur
         assert ours["losses"] == pytest.approx(theirs["losses"], rel=1e-4)
         assert ours["dice_after"] == pytest.approx(theirs["dice_after"], abs=1e-3)
     for name, weight in alone.network.items():
-        torch.testing.assert_close(together.network[name], weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(together.network[name], weight, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_cases_of_other_plans_are_refused(write_dataset, configuration):
     changed = replace(configuration.preprocessing, spacing=(1.0, 1.0, 1.0))
     plans = replace(workspace.plans, configurations={"main": replace(configuration, preprocessing=changed)})
     write_record(workspace.dataset_folder / "tiny.json", plans)
-    with pytest.raises(PlansError, match=r"preprocessed with other plans .* run `biasreg_preprocess -d 901 -p tiny`"):
+    with pytest.raises(PlansError, match=r"made with other plans, .* run `biasreg_preprocess -d 901 -p tiny`"):
         open_workspace(roots, "901", "tiny", None)
 
 
