@@ -88,8 +88,9 @@ def augment_pairs(
 ) -> PairBatch:
     """Move the images of each pair by random affine maps, and their labels with them.
 
-    Images are interpolated linearly, labels by nearest neighbour. Beyond the border both are 0, as beyond a field of
-    view. A voxel that is interpolated across the end of a field of view is not visible. Each array is resampled once.
+    Images are interpolated linearly, labels by nearest neighbour; both repeat their border voxels, so that they stay
+    together, but there nothing is visible, nor where a voxel is interpolated across the end of a field of view. Each
+    array is resampled once.
 
     Args:
         batch: Pairs on the training device.
@@ -114,10 +115,10 @@ def augment_pairs(
         for matrices in zip(*maps, strict=True)
     )
     return batch._replace(
-        moving=sample(batch.moving, moving_at, mode="linear", padding="zeros"),
-        fixed=sample(batch.fixed, fixed_at, mode="linear", padding="zeros"),
-        moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="zeros"),
-        fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="zeros"),
+        moving=sample(batch.moving, moving_at, mode="linear", padding="border"),
+        fixed=sample(batch.fixed, fixed_at, mode="linear", padding="border"),
+        moving_labels=sample(batch.moving_labels, moving_at, mode="nearest", padding="border"),
+        fixed_labels=sample(batch.fixed_labels, fixed_at, mode="nearest", padding="border"),
         moving_visible=_wholly_visible(batch.moving_visible, moving_at),
         fixed_visible=_wholly_visible(batch.fixed_visible, fixed_at),
         moving_mask=sample(batch.moving_mask, moving_at, mode="linear", padding="border"),
